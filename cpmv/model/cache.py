@@ -1,0 +1,82 @@
+"""Keys and values of what the decoder has seen: what a cache must do, and the contiguous one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .config import LanguageConfig
+
+
+class KVCache(Protocol):
+    """What the decoder asks of a cache. One forward pass appends to every layer, then advances once."""
+
+    @property
+    def length(self) -> int:
+        """Positions held so far, padding included."""
+        ...
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v [B, K, S, D] after the positions held; return all keys and values [B, K, length + S, D]."""
+        ...
+
+    def advance(self, num_tokens: int) -> None:
+        """Count the tokens that every layer has just stored."""
+        ...
+
+
+class ContiguousCache:
+    """One tensor a layer, [B, K, capacity, D], doubled when it is full."""
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        batch: int,
+        max_len: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (batch, config.num_key_value_heads, max(1, max_len), config.head_dim)
+        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def batch(self) -> int:
+        return self._keys[0].shape[0]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = self._length + k.shape[2]
+        for store, new in ((self._keys, k), (self._values, v)):
+            held = store[layer]
+            if end > held.shape[2]:
+                room = held.new_empty((*held.shape[:2], max(end, 2 * held.shape[2]), held.shape[3]))
+                room[:, :, : self._length] = held[:, :, : self._length]
+                store[layer] = held = room
+            held[:, :, self._length : end] = new
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def advance(self, num_tokens: int) -> None:
+        self._length += num_tokens
+
+    def reorder(self, indices: Tensor) -> None:
+        """Let row i continue what row indices[i] held (indices int64 [B'], any B'): beams, or rows that go on."""
+        used = slice(0, self._length)
+        for store in (self._keys, self._values):
+            for layer, held in enumerate(store):
+                if indices.shape[0] == held.shape[0]:
+                    held[:, :, used] = held[indices, :, used]
+                else:
+                    room = held.new_empty((indices.shape[0], *held.shape[1:]))
+                    room[:, :, used] = held[indices, :, used]
+                    store[layer] = room
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        self._length = min(self._length, length)
