@@ -1,0 +1,1 @@
+"""From what a person sends (text, images, video, PDF) to what the model takes; the only such path."""
