@@ -34,11 +34,11 @@ def synthetic_image(width: int, height: int, seed: int) -> PIL.Image.Image:
 
 
 def with_images(conversation: Any) -> Any:
-    """Replace every {"image": [w, h, seed]} in reference data by the picture it denotes."""
+    """Replace every {"image": [w, h, seed]} in reference data, and the `image` argument, by the picture it denotes."""
     if isinstance(conversation, dict):
-        if set(conversation) == {"image"} and isinstance(conversation["image"], list):
+        if set(conversation) == {"image"}:
             return synthetic_image(*conversation["image"])
-        return {key: with_images(value) for key, value in conversation.items()}
+        return {k: synthetic_image(*v) if k == "image" else with_images(v) for k, v in conversation.items()}
     return [with_images(item) for item in conversation] if isinstance(conversation, list) else conversation
 
 

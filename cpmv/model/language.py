@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .attention import attention, causal_mask
 from .cache import KVCache
 from .config import LanguageConfig
-from .layers import Embedding, GatedMLP, Linear, RMSNorm, cast_linear, clamp_half, rotary_frequencies, rotate
+from .layers import Embedding, GatedMLP, Linear, RMSNorm, clamp_half, rotary_frequencies, rotate
 
 
 class DecoderAttention(nn.Module):
@@ -96,12 +96,9 @@ class LanguageModel(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., E]."""
-        if not self.config.tie_word_embeddings:
-            return self.lm_head(hidden)
-        table = self.model.embed_tokens
-        if hasattr(table, "dequantize"):
-            return cast_linear(hidden, table.dequantize(), None)
-        return nn.functional.linear(hidden, table.weight) if self.training else cast_linear(hidden, table.weight, None)
+        if self.config.tie_word_embeddings:
+            return self.model.embed_tokens.project(hidden)
+        return self.lm_head(hidden)
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

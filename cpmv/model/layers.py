@@ -40,10 +40,15 @@ def cast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Embedding(nn.Embedding):
-    """A table of rows in its stored dtype; `dtype` casts the rows that were looked up."""
+    """A table of rows in its stored dtype."""
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Look up rows and cast those alone: [...] -> [..., width]."""
         return self(ids).to(dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Score x [..., width] against every row: the head of a model with tied embeddings."""
+        return cast_linear(x, self.weight, None)
 
 
 class RMSNorm(nn.Module):

@@ -115,6 +115,10 @@ class MiniCPMV(nn.Module):
         return self.llm.head(hidden[:, -1:] if last_only else hidden)
 
     @torch.inference_mode()
-    def logits(self, inputs: ModelInputs) -> Tensor:
-        """Return float32 logits [S, V] of every position of one prompt."""
-        return self.forward(self.embed(inputs)[None])[0].float()
+    def logits(self, inputs: ModelInputs, attention_mask: Tensor | None = None) -> Tensor:
+        """Return float32 logits [S, V] of every position of one prompt.
+
+        attention_mask: bool [S], false where a token is not attended; by default all are.
+        """
+        mask = None if attention_mask is None else attention_mask.to(self.device)[None]
+        return self.forward(self.embed(inputs)[None], attention_mask=mask)[0].float()

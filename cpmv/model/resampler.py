@@ -73,10 +73,11 @@ class ResamplerAttention(nn.Module):
         weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
         return nn.functional.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [Q, E]; k, v [G, L, E]. Returns [G, Q, E]."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q [Q, E]; k, v [G, L, E]; mask bool [G, L], false on padding. Returns [G, Q, E]."""
         heads = self.project(q[None], 0).expand(k.shape[0], -1, -1, -1)
-        out = attention(heads, self.project(k, 1), self.project(v, 2), scale=heads.shape[-1] ** -0.5)
+        seen = None if mask is None else mask[:, None, None]
+        out = attention(heads, self.project(k, 1), self.project(v, 2), scale=heads.shape[-1] ** -0.5, mask=seen)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -91,16 +92,17 @@ class Resampler(nn.Module):
         self.ln_q, self.ln_kv, self.ln_post = (nn.LayerNorm(dim, eps=eps) for _ in range(3))
         self.proj = nn.Parameter(torch.empty(dim, dim))
 
-    def resample(self, x: Tensor, space: Tensor, time: Tensor | None) -> Tensor:
+    def resample(self, x: Tensor, space: Tensor, time: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Compress groups of one length.
 
-        x [G, L, Dv] patch features; space [G or 1, L, E] positions; time [G, L, E] or None. Returns [G, Q, E].
+        x [G, L, Dv] patch features; space [G or 1, L, E] positions; time [G, L, E] or None; mask bool [G, L], false
+        on padding (training pads clips to a fixed number of frames). Returns [G, Q, E].
         """
         values = self.ln_kv(self.kv_proj(x))
         keys = values + space
         if time is not None:
             keys = keys + time  # a second, separately rounded sum, as released
-        out = self.attn(self.ln_q(self.query), keys, values)
+        out = self.attn(self.ln_q(self.query), keys, values, mask)
         return self.ln_post(out) @ self.proj
 
     def forward(self, x: Tensor, tgt_sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]) -> Tensor:

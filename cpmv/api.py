@@ -1,0 +1,324 @@
+"""The five-line way in: `load` a checkpoint, then `ask`, `stream` or `chat`.
+
+`ask` takes files and a question. `chat` keeps the publisher's signature and semantics, so existing scripts run
+unchanged. Both go the one way: messages -> `Processor` -> `ModelInputs` -> `generate`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .engine.generate import generate, is_reference, stream
+from .engine.output import Output, Piece
+from .engine.sampling import SamplingParams
+from .errors import MessageError
+from .inputs.media import media_kind
+from .inputs.messages import Image, Pdf, Text, Video
+from .inputs.processor import Processor
+from .inputs.text import Tokenizer
+from .model.config import ModelConfig, ModelInputs
+from .model.minicpmv import MiniCPMV
+from .weights import checkpoint, hub
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+    Media: TypeAlias = str | Path | bytes | PIL.Image.Image | np.ndarray | Image | Video | Pdf
+
+log = logging.getLogger("cpmv")
+
+REFERENCE_MAX_INP_LENGTH = 16384  # tokens; the published chat() truncates there, we refuse
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    mmproj: str | Path | None = None,
+    max_memory: int | str | None = None,
+    revision: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Open a MiniCPM-V 4.5 checkpoint in any published format.
+
+    source: a folder, a `.gguf` file (with `mmproj` beside it), a Hugging Face id, or `modelscope:` and an id; None
+    opens the bundled tiny model. device, dtype: None chooses the best there is. max_memory: bytes, or "8GB", that the
+    model and its work may take; by default what is free. progress: called with (bytes done, bytes in all).
+    Raises CheckpointError for files that are not whole, OutOfMemoryError before loading what cannot fit.
+    """
+    found = hub.resolve(source, mmproj=mmproj, revision=revision)
+    loaded = checkpoint.load(found, device=device, dtype=dtype, max_memory=max_memory, progress=progress)
+    return Model(loaded.model, loaded.tokenizer, loaded.config, loaded.format)
+
+
+class Model:
+    """A loaded checkpoint with everything needed to answer.
+
+    network: the `MiniCPMV` module. tokenizer, config: the checkpoint's. processor: messages -> `ModelInputs`.
+    format: how the weights are stored ("bf16", "nf4", "awq", "gguf", ...).
+    """
+
+    def __init__(self, network: MiniCPMV, tokenizer: Tokenizer, config: ModelConfig, format: str) -> None:
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.config = config
+        self.format = format
+        self.processor = Processor(config, tokenizer)
+
+    def __repr__(self) -> str:
+        return f"Model(MiniCPM-V {self.config.version}, {self.format}, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    def ask(
+        self,
+        media: Media | Sequence[Media] | None,
+        question: str,
+        *,
+        greedy: bool = False,
+        params: SamplingParams | None = None,
+        fps: float | None = None,
+        packing: int | None = None,
+        pages: str | Sequence[int] | None = None,
+        enable_thinking: bool = False,
+        max_slice_nums: int | None = None,
+        system_prompt: str = "",
+        progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> str:
+        """Answer a question about pictures, videos or PDFs, and return the answer.
+
+        media: a path, bytes, PIL image, array or part, or a list of them, told apart by content; None asks about
+        nothing. fps: frames a second to sample (default 3); packing: frames a group, 1-6; pages: of PDFs, such as
+        "1-3,7". greedy: always the likeliest token. `sampling` are fields of `SamplingParams` that replace the
+        defaults. With `enable_thinking` the model reasons first; only its answer is returned.
+        """
+        content = [*_parts(media, fps, packing, pages), question]
+        inputs = self.processor(
+            [{"role": "user", "content": content}],
+            enable_thinking=enable_thinking,
+            max_slice_nums=max_slice_nums,
+            system_prompt=system_prompt,
+            progress=progress,
+        )
+        output = self.generate(inputs, _sampling(params, greedy, sampling), thinking=enable_thinking)
+        assert isinstance(output, Output)
+        return output.text
+
+    def stream(
+        self,
+        msgs: Sequence[Any],
+        *,
+        greedy: bool = False,
+        params: SamplingParams | None = None,
+        enable_thinking: bool = False,
+        max_slice_nums: int | None = None,
+        use_image_id: bool | None = None,
+        temporal_ids: Sequence[Any] | None = None,
+        system_prompt: str = "",
+        tools: Sequence[dict[str, Any]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Iterator[Piece]:
+        """Yield the answer to a conversation piece by piece; `str(piece)` is its text, `piece.kind` its part.
+
+        msgs: as `chat` takes them. The prompt is prepared, and mistakes are raised, before the first piece is asked.
+        """
+        chosen = _sampling(params, greedy, sampling)
+        inputs = self.processor(
+            msgs,
+            enable_thinking=enable_thinking,
+            max_slice_nums=max_slice_nums,
+            use_image_id=use_image_id,
+            temporal_ids=temporal_ids,
+            system_prompt=system_prompt,
+            tools=tools,
+            progress=progress,
+        )
+        return stream(self.network, self.tokenizer, inputs, chosen, thinking=enable_thinking)
+
+    def chat(
+        self,
+        image: Any = None,
+        msgs: Any = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+        vision_hidden_states: Any = None,
+        max_new_tokens: int = 2048,
+        min_new_tokens: int = 0,
+        sampling: bool = True,
+        max_inp_length: int = REFERENCE_MAX_INP_LENGTH,
+        system_prompt: str = "",
+        stream: bool = False,
+        max_slice_nums: int | None = None,
+        use_image_id: bool | None = None,
+        temporal_ids: Sequence[Any] | None = None,
+        enable_thinking: bool = False,
+        compat: str | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | Iterator[str]:
+        """Answer as the published `chat()` does: same arguments, defaults and form of result.
+
+        msgs: [{"role", "content"}], content a string or a list of strings, PIL images and parts; or a list of such
+        conversations, answered as a batch. stream=True returns an iterator of strings and needs sampling=True.
+        sampling=False is beam search with 3 beams. The returned text keeps its `<think>` block when thinking.
+        compat="reference" also reproduces the published code's mistakes that change answers (docs/parity.md).
+        """
+        _check_unused(tokenizer, self.tokenizer, vision_hidden_states)
+        if isinstance(image, list) and msgs is None:  # chat(msgs): the first argument was the conversation
+            image, msgs = None, image
+        if not msgs:
+            raise MessageError("msgs is empty; pass at least one {'role': 'user', 'content': ...}")
+        params = SamplingParams.reference(
+            sampling, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, **kwargs
+        )
+        batched = isinstance(msgs, (list, tuple)) and isinstance(msgs[0], (list, tuple))
+        if stream and not sampling:
+            raise MessageError("stream=True needs sampling=True: beams are known only at the end; drop one of the two")
+        if stream and batched:
+            raise MessageError("stream=True takes one conversation; a list of conversations was given")
+        if batched and image is not None:
+            raise MessageError("image must be None when msgs is a list of conversations; put images into the contents")
+        conversations = list(msgs) if batched else [msgs]
+        per_row = _temporal_per_conversation(temporal_ids, len(conversations), batched)
+        inputs = [
+            self.processor(
+                conversation,
+                image=image,
+                enable_thinking=enable_thinking,
+                max_slice_nums=max_slice_nums,
+                use_image_id=use_image_id,
+                temporal_ids=ids,
+                system_prompt=system_prompt,
+                max_inp_length=max_inp_length,
+            )
+            for conversation, ids in zip(conversations, per_row, strict=True)
+        ]
+        if stream:
+            return self._reference_stream(inputs[0], params, enable_thinking)
+        outputs = self.generate(inputs, params, thinking=enable_thinking, compat=compat)
+        assert isinstance(outputs, list)
+        texts = [output.raw_text for output in outputs]
+        return texts if batched else texts[0]
+
+    def _reference_stream(self, inputs: ModelInputs, params: SamplingParams, thinking: bool) -> Iterator[str]:
+        """Pieces in the published form: the thinking prefix a character at a time, then text as it comes."""
+        if thinking:
+            yield from "<think>\n"
+        for piece in stream(self.network, self.tokenizer, inputs, params, thinking=thinking, raw=True):
+            yield str(piece)
+
+    def generate(
+        self,
+        inputs: ModelInputs | Sequence[ModelInputs],
+        params: SamplingParams | None = None,
+        *,
+        thinking: bool = False,
+        compat: str | None = None,
+    ) -> Output | list[Output]:
+        """Generate from prepared inputs; a list of inputs is one batch and gives a list.
+
+        thinking: the prompt ended inside a `<think>` block, so the output begins with reasoning.
+        """
+        return generate(
+            self.network,
+            self.tokenizer,
+            inputs,
+            params or SamplingParams.reference(True),
+            thinking=thinking,
+            compat=compat,
+        )
+
+    def logits(self, inputs: ModelInputs, *, compat: str | None = None) -> Tensor:
+        """Return float32 logits [S, V] of every position of one prompt.
+
+        compat="reference" hides tokens with id 0 from attention, as the published code does when not streaming.
+        """
+        return self.network.logits(inputs, inputs.input_ids != 0 if is_reference(compat) else None)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the checkpoint in the released layout; quantised weights stay as they are stored."""
+        checkpoint.save(self.network, self.tokenizer, folder, overwrite=overwrite)
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move to another device and return self."""
+        self.network.to(torch.device(device))
+        return self
+
+    def cuda(self, device: int | None = None) -> Model:
+        """Move to a CUDA GPU where there is one; else warn and stay, so that scripts written for one still run."""
+        if not torch.cuda.is_available():
+            log.warning("cuda() was asked for, but torch sees no CUDA GPU; the model stays on %s", self.device)
+            return self
+        return self.to(torch.device("cuda", device if device is not None else torch.cuda.current_device()))
+
+    def cpu(self) -> Model:
+        return self.to("cpu")
+
+    def eval(self) -> Model:
+        """Return self: a loaded model is always ready to answer."""
+        return self
+
+
+def _parts(
+    media: Any, fps: float | None, packing: int | None, pages: str | Sequence[int] | None
+) -> list[Image | Video | Pdf | Text]:
+    """Turn what a person passes to `ask` into parts, by content; refuse options that nothing given can use."""
+    given = [] if media is None else list(media) if isinstance(media, (list, tuple)) else [media]
+    parts: list[Image | Video | Pdf | Text] = []
+    for one in given:
+        if isinstance(one, (Image, Video, Pdf, Text)):
+            parts.append(one)
+            continue
+        kind = media_kind(one)
+        if kind == "video":
+            parts.append(Video(one, fps=fps, packing=packing))
+        elif kind == "pdf":
+            parts.append(Pdf(one, pages=pages))
+        else:
+            parts.append(Image(one))
+    for option, value, needed in (("fps", fps, Video), ("packing", packing, Video), ("pages", pages, Pdf)):
+        if value is not None and not any(isinstance(part, needed) for part in parts):
+            raise MessageError(f"{option}={value!r} was given, but no {needed.__name__.lower()} is among the files")
+    return parts
+
+
+def _sampling(params: SamplingParams | None, greedy: bool, overrides: dict[str, Any]) -> SamplingParams:
+    base = params or SamplingParams.reference(True)
+    if greedy:
+        base = base.replace(temperature=0.0, repetition_penalty=1.0, num_beams=1)
+    return base.replace(**overrides) if overrides else base
+
+
+def _temporal_per_conversation(ids: Any, count: int, batched: bool) -> list[Any]:
+    if ids is None:
+        return [None] * count
+    if not batched:
+        return [ids]
+    if len(ids) != count:
+        raise MessageError(f"temporal_ids has {len(ids)} entries for {count} conversations; give one list for each")
+    return list(ids)
+
+
+def _check_unused(tokenizer: Any, own: Tokenizer, vision_hidden_states: Any) -> None:
+    if tokenizer is not None and tokenizer is not own and len(tokenizer) != len(own):
+        raise MessageError(
+            f"the tokenizer given has {len(tokenizer)} tokens but the model's own has {len(own)}; "
+            "leave it out, the model brings its own"
+        )
+    if vision_hidden_states is not None:
+        raise MessageError("vision_hidden_states is not supported; pass the images, their features are computed once")
