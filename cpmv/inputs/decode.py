@@ -44,6 +44,9 @@ FORMATS = (
 LIBAV_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError)
 # Pictures that no other picture refers to may be left undecoded, exactly; these decoders know them by their headers.
 SKIPS_NONREF_EXACTLY = {"h264", "mpeg4", "mpeg2video", "mpeg1video"}
+# libavcodec's frame-threaded VP9 decoder, reused after it was emptied, can crash the process on a damaged keyframe
+# (seen with FFmpeg 7.1 to 8.1 on three threads or more); a new decoder does not.
+NEEDS_NEW_DECODER = {"vp9"}
 
 
 class _SeekFailedError(Exception):
@@ -332,6 +335,9 @@ class _Reader:
 
     def _go_to(self, start: int, index: PacketIndex) -> None:
         """Bring the reader to a packet at or before `start`, with an empty decoder."""
+        if self._next > 0 and self.stream.codec_context.codec.canonical_name in NEEDS_NEW_DECODER:
+            self.container.close()
+            self._open()
         if self._next <= start and (start - self._next <= READ_AHEAD or not self.file.seekable):
             self.stream.codec_context.flush_buffers()
             return

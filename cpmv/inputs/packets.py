@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NO_PTS = -(2**63)  # stands for a packet without a timestamp
-SEEK_COST = 12  # packets: decoding this many takes about as long as emptying and refilling the decoder
+SEEK_COST = 8  # packets: decoding this many takes about as long as emptying and refilling the decoder (measured)
 READ_AHEAD = 64  # packets that are read and dropped rather than seeked over
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import attention, causal_mask
+from .attention import Segments, attention, causal_mask
 from .cache import KVCache
 from .config import LanguageConfig
 from .layers import Embedding, GatedMLP, Linear, RMSNorm, clamp_half, rotary_frequencies, rotate
@@ -23,7 +23,9 @@ class DecoderAttention(nn.Module):
         self.q_norm = RMSNorm(d, config.rms_norm_eps)
         self.k_norm = RMSNorm(d, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | Segments | None, cache: KVCache | None
+    ) -> Tensor:
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)  # [B, H, S, D]
         k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)  # [B, K, S, D]
@@ -46,7 +48,12 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | Segments | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         x = clamp_half(x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
         return clamp_half(x + self.mlp(self.post_attention_layernorm(x)))
@@ -71,12 +78,18 @@ class Decoder(nn.Module):
         self,
         x: Tensor,
         position_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Segments | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Return final normed hidden states [B, S, E] of embeddings x [B, S, E]."""
+        """Return final normed hidden states [B, S, E] of embeddings x [B, S, E].
+
+        attention_mask: bool [B, cached + S], false on padding; or the Segments of one packed row.
+        """
         cos, sin = self.rotary(position_ids, x.dtype)
-        mask = causal_mask(attention_mask, x.shape[1], cache.length if cache else 0, x.device)
+        if isinstance(attention_mask, Segments):
+            mask: Tensor | Segments | None = attention_mask
+        else:
+            mask = causal_mask(attention_mask, x.shape[1], cache.length if cache else 0, x.device)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if cache is not None:

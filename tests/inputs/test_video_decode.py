@@ -11,6 +11,8 @@ import json
 import logging
 import random
 import struct
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -545,6 +547,26 @@ def test_a_damaged_frame_is_stood_in_for_with_a_warning(folder: Path, caplog: py
     shown = [number(image) for image in video.iter_frames(range(len(video)))]
     assert len(shown) == N and shown[19:22] == [19, 19, 21]
     assert "frame 20 of 50 cannot be decoded" in caplog.text
+
+
+def test_a_damaged_keyframe_after_a_seek_does_not_crash_the_decoder(folder: Path) -> None:
+    path = clip(next(codec for codec in CODECS if codec.file == "vp9.webm"), folder)
+    with av.open(str(path)) as container:
+        key = [bytes(p) for p in container.demux(video=0) if p.size and p.is_keyframe][1]
+    data = path.read_bytes()
+    broken = bytearray(key)
+    broken[2] ^= 0xFF  # inside the sync code
+    (folder / "broken-key.webm").write_bytes(data.replace(key, bytes(broken)))
+    # In a process of its own: without its precaution the decoder takes the whole process down.
+    code = (
+        "import sys; from cpmv.inputs.video import Video; v = Video(sys.argv[1], num_threads=4);"
+        "print([len(list(v.iter_frames(list(range(0, len(v), step))))) for step in (30, 17, 1)])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "broken-key.webm")], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "[2, 3, 50]"
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.ts", "vp9.webm", "mpeg4-b.avi", "gif.gif", "h264-open.mkv"])
