@@ -6,6 +6,7 @@ unchanged. Both go the one way: messages -> `Processor` -> `ModelInputs` -> `gen
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -217,10 +218,8 @@ class Model:
 
     def _reference_stream(self, inputs: ModelInputs, params: SamplingParams, thinking: bool) -> Iterator[str]:
         """Pieces in the published form: the thinking prefix a character at a time, then text as it comes."""
-        if thinking:
-            yield from "<think>\n"
-        for piece in stream(self.network, self.tokenizer, inputs, params, thinking=thinking, raw=True):
-            yield str(piece)
+        pieces = stream(self.network, self.tokenizer, inputs, params, thinking=thinking, raw=True)
+        return itertools.chain("<think>\n" if thinking else "", map(str, pieces))
 
     def generate(
         self,

@@ -17,6 +17,8 @@ from cpmv.model.minicpmv import MiniCPMV
 
 GOLDEN = Path(__file__).parent / "golden"
 
+torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other, above all on a busy machine
+
 
 def read_config(name: str) -> ModelConfig:
     folder = GOLDEN / name

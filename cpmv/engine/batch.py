@@ -76,16 +76,11 @@ class Batch:
             x[row, self._longest - embeds.shape[0] :] = embeds
         return x
 
-    def _embed_tokens(self, tokens: Tensor) -> Tensor:
-        x = self._model.llm.model.embed_tokens.rows(tokens, self._model.dtype)
-        scale = self._model.config.language.scale_emb
-        return x if scale == 1.0 else x * scale
-
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token a row (int64 [B]); return float32 logits [B, V]."""
         logits = self._model.forward(
-            self._embed_tokens(tokens[:, None]),
+            self._model.embed_tokens(tokens[:, None]),
             position_ids=self._next_positions,
             attention_mask=None if self._mask is None else self._mask[:, : self._cache.length + 1],
             cache=self._cache,

@@ -221,15 +221,9 @@ def encode_video(
     Every frame is kept at full size, w * h * 3 bytes each (1.5 GB for 540 of 1280x720); a `Video` part in a message
     streams instead. Arguments as in `plan_frames`.
     """
-    sampled = sample_video(
-        source,
-        choose_fps,
-        None if force_packing is None else min(force_packing, PACKING_LIMIT),
-        max_num_frames=max_num_frames,
-        max_num_packing=max_num_packing,
-        progress=progress,
-    )
-    return list(sampled.frames()), sampled.temporal_ids
+    video = source if isinstance(source, Video) else Video(source)
+    plan = video.plan(choose_fps, force_packing, max_num_frames, max_num_packing)
+    return list(video.iter_frames(plan.indices, progress)), plan.temporal_ids
 
 
 class _Pictures:

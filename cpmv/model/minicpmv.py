@@ -71,12 +71,15 @@ class MiniCPMV(nn.Module):
         # Slices of one image have two shapes at most, so a few tower batches keep every shape's batch full.
         return 4 * max(1, self.config.vision.batch_size)
 
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Return the embeddings [..., E] of token ids [...], in the dtype the model runs in."""
+        x = self.llm.model.embed_tokens.rows(ids, self.dtype)
+        scale = self.config.language.scale_emb
+        return x if scale == 1.0 else x * scale
+
     def embed(self, inputs: ModelInputs) -> Tensor:
         """Return the prompt's embeddings [S, E], pictures in their places."""
-        table = self.llm.model.embed_tokens
-        x = table.rows(inputs.input_ids.to(self.device), self.dtype)
-        if self.config.language.scale_emb != 1.0:
-            x = x * self.config.language.scale_emb
+        x = self.embed_tokens(inputs.input_ids.to(self.device))
         bounds = inputs.image_bounds.tolist()
         if len(bounds) != len(inputs.temporal_ids):
             raise MessageError(

@@ -125,16 +125,32 @@ def test_reference_compatibility_holds_in_a_batch(tiny_network: MiniCPMV) -> Non
     assert [output.token_ids for output in outputs] == [CASES[key]["greedy"] for key in keys]
 
 
-def test_reference_compatibility_drops_exclamation_marks(tiny_network: MiniCPMV) -> None:
-    # A head in which "!" (id 0) has the place of a token of the reference answer.
-    network = copy.deepcopy(tiny_network)
+def with_heads_swapped(network: MiniCPMV, one: int, other: int) -> MiniCPMV:
+    """A copy whose head gives one token the place of another."""
+    network = copy.deepcopy(network)
     head = network.llm.lm_head.weight.data
-    head[[0, CASES["system.fast"]["greedy"][3]]] = head[[CASES["system.fast"]["greedy"][3], 0]]
+    head[[one, other]] = head[[other, one]]
+    return network
+
+
+def test_reference_compatibility_drops_exclamation_marks(tiny_network: MiniCPMV) -> None:
+    network = with_heads_swapped(tiny_network, 0, CASES["system.fast"]["greedy"][3])
     output = generate(network, TOKENIZER, prompt("system.fast"), GREEDY)
     assert 0 in output.token_ids and "!" in output.text
     dropped = generate(network, TOKENIZER, prompt("system.fast"), GREEDY, compat="reference")
     assert dropped.token_ids == output.token_ids
     assert dropped.raw_text == TOKENIZER.decode([token for token in output.token_ids if token != 0]).strip()
+
+
+def test_a_leading_bos_shows_in_the_raw_stream_alone(tiny_network: MiniCPMV) -> None:
+    bos = TOKENIZER.bos_token_id
+    assert bos is not None and bos not in TOKENIZER.eos_token_ids
+    network = with_heads_swapped(tiny_network, bos, CASES["system.fast"]["greedy"][0])
+    for raw in (False, True):
+        parts = stream(network, TOKENIZER, prompt("system.fast"), GREEDY.replace(max_new_tokens=4), raw=raw)
+        shown = "".join(map(str, parts))
+        assert parts.output is not None and parts.output.token_ids[0] == bos
+        assert shown.startswith(TOKENIZER.decode([bos])) == raw
 
 
 def test_a_terminator_ends_the_answer_and_leaves_the_batch(tiny_network: MiniCPMV) -> None:

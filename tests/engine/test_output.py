@@ -113,6 +113,13 @@ def test_a_stop_string_across_tokens_ends_the_answer_before_it(stop: str | list[
     assert len(output.token_ids) < len(ids)
 
 
+def test_what_was_held_back_comes_at_the_end_without_the_terminator() -> None:
+    ids = [*TOKENIZER.encode("a"), *TOKENIZER.encode("b")]
+    pieces, output = feed(answer(stop="bc"), [*ids, TERMINATORS[0]])
+    assert [(piece.text, piece.token_ids) for piece in pieces] == [("a", ids[:1]), ("b", ids[1:])]
+    assert output.text == "ab"
+
+
 text_pieces = st.lists(st.sampled_from(["a", "b", "ab", "é", "<think>", "</think>", "\n", " ", "日本", "!", "ba"]))
 
 

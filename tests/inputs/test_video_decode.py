@@ -367,6 +367,9 @@ def test_encode_video_clamps_packing_as_the_guide_does(plain: Path, caplog: pyte
     assert [len(ids) for ids in groups] == [3, 3, 3, 1] and "packing 6 is above" in caplog.text
     _, wider = encode_video(plain, 5, force_packing=6, max_num_packing=6)
     assert [len(ids) for ids in wider] == [6, 4]
+    caplog.clear()
+    _, clamped = encode_video(plain, 5, force_packing=8, max_num_packing=6)
+    assert clamped == wider and "packing 8 is above" in caplog.text
 
 
 @pytest.mark.parametrize("packing", [1, 2, 3, 4, 5, 6])
