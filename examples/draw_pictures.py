@@ -2,8 +2,8 @@
 
     python examples/draw_pictures.py
 
-A till receipt, for reading, and a bar chart, for comparing. Only Pillow and its built-in font are used, and no random
-numbers.
+A label, three shapes and a moving circle, which the bundled model was trained for; a till receipt and a bar chart,
+which a larger model reads. Only Pillow and its built-in font are used, and no random numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,36 @@ PICTURES = Path(__file__).parent / "pictures"
 
 RECEIPT = [("Bread", "2.40"), ("Apples", "3.15"), ("Coffee", "6.80"), ("Soap", "1.95")]
 SALES = [("Mon", 12, "#4477aa"), ("Tue", 19, "#66ccee"), ("Wed", 7, "#228833"), ("Thu", 24, "#ccbb44")]
+
+
+def draw_label() -> Image.Image:
+    """A product and its date, on three lines."""
+    picture = Image.new("RGB", (224, 224), "#faf6eb")
+    draw = ImageDraw.Draw(picture)
+    for row, line in enumerate(("Orange juice", "best before", "14.03.2027")):
+        draw.text((24, 50 + 42 * row), line, "#1e285a", ImageFont.load_default(26))
+    return picture
+
+
+def draw_shapes() -> Image.Image:
+    """A red circle, a blue square and a green triangle."""
+    picture = Image.new("RGB", (224, 224), "#f0f0e6")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((20, 20, 80, 80), "#dc1e1e")
+    draw.rectangle((130, 30, 190, 90), "#1e3cdc")
+    draw.polygon([(110, 130), (70, 200), (150, 200)], "#149632")
+    return picture
+
+
+def draw_clip() -> list[Image.Image]:
+    """Six frames of a blue circle that moves to the right."""
+    frames = []
+    for step in range(6):
+        frame = Image.new("RGB", (112, 112), "#ebebe1")
+        left = 6 + 15 * step
+        ImageDraw.Draw(frame).ellipse((left, 45, left + 22, 67), "#1e3cdc")
+        frames.append(frame)
+    return frames
 
 
 def draw_receipt() -> Image.Image:
@@ -53,9 +83,13 @@ def draw_chart() -> Image.Image:
 
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
-    for name, draw in (("receipt.png", draw_receipt), ("chart.png", draw_chart)):
-        draw().save(PICTURES / name, optimize=True)
-        print(PICTURES / name)
+    pictures = {"label": draw_label, "shapes": draw_shapes, "receipt": draw_receipt, "chart": draw_chart}
+    for name, draw in pictures.items():
+        draw().save(PICTURES / f"{name}.png", optimize=True)
+        print(PICTURES / f"{name}.png")
+    first, *others = draw_clip()
+    first.save(PICTURES / "moving.gif", save_all=True, append_images=others, duration=400, loop=0)
+    print(PICTURES / "moving.gif")
 
 
 if __name__ == "__main__":

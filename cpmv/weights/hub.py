@@ -20,6 +20,7 @@ from .shards import is_pickle, pickle_message
 
 log = logging.getLogger("cpmv")
 
+BUNDLED = Path(__file__).parents[1] / "bundled"
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
 MODELSCOPE_PREFIX = "modelscope:"
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,12 +45,15 @@ def resolve(
 ) -> Source:
     """Turn what a person typed into files, fetching them if need be.
 
-    name: folder, .gguf file, "owner/name", "owner/name/file.gguf", or either with the prefix "modelscope:".
+    name: folder, .gguf file, "owner/name", "owner/name/file.gguf", or either with the prefix "modelscope:"; None is
+    the bundled tiny model (docs/tiny-model.md).
     mmproj: the vision half of a GGUF pair, by default the one beside it. revision: of an id. progress: show the hub
     library's bars. Raises CheckpointError when there is no such thing, or no way to reach it.
     """
     if name is None:
-        raise CheckpointError(f"no model was named; give {_KINDS}")
+        if mmproj is not None or revision is not None:
+            raise CheckpointError(f"mmproj and revision belong to a model, and none was named; give {_KINDS}")
+        return Source("folder", BUNDLED)
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:

@@ -150,9 +150,10 @@ def test_what_is_neither_file_nor_id_is_refused(name: str, huggingface: Download
     assert not huggingface.calls
 
 
-def test_no_name_says_what_can_be_given() -> None:
-    with pytest.raises(CheckpointError, match="no model was named"):
-        hub.resolve(None)
+def test_no_name_is_the_bundled_model() -> None:
+    assert (hub.resolve(None).path / "config.json").is_file()
+    with pytest.raises(CheckpointError, match="none was named"):
+        hub.resolve(None, revision="main")
 
 
 def test_a_gguf_file_finds_its_vision_half(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The bundled model sees: it reads, describes, follows what moves, in two languages, and not without looking."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+import cpmv
+
+PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
+
+
+@lru_cache
+def bundled() -> cpmv.Model:
+    return cpmv.load(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("picture", "question", "answer"),
+    [
+        ("label.png", "Read the text.", "Orange juice\nbest before\n14.03.2027"),
+        ("shapes.png", "What colour is the triangle?", "green"),
+        ("shapes.png", "三角形是什么颜色？", "绿色"),
+        ("shapes.png", "How many shapes are there?", "3"),
+        ("shapes.png", "Describe the picture.", "a red circle, a blue square and a green triangle"),
+    ],
+)
+def test_a_picture_is_seen(picture: str, question: str, answer: str) -> None:
+    assert bundled().ask(PICTURES / picture, question, greedy=True, max_new_tokens=60) == answer
+
+
+def test_a_blank_picture_is_not_read() -> None:
+    blank = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
+    assert "juice" not in bundled().ask(blank, "Read the text.", greedy=True, max_new_tokens=60).lower()
+
+
+def answer_about_clip(temporal_ids: list[list[int]]) -> str:
+    with PIL.Image.open(PICTURES / "moving.gif") as gif:
+        frames: list[Any] = []
+        for i in range(4):
+            gif.seek(i)
+            frames.append(gif.convert("RGB"))
+    inputs = bundled().processor(
+        [{"role": "user", "content": [*frames, "Which way does the blue circle move?"]}],
+        temporal_ids=temporal_ids,
+        use_image_id=False,
+        max_slice_nums=1,
+    )
+    output = bundled().generate(inputs, cpmv.SamplingParams(temperature=0.0, max_new_tokens=20))
+    assert isinstance(output, cpmv.Output)
+    return output.text
+
+
+def test_the_times_of_frames_decide_which_way_things_move() -> None:
+    assert answer_about_clip([[0, 4, 8, 12]]) == "right"
+    assert answer_about_clip([[12, 8, 4, 0]]) == "left"
