@@ -33,7 +33,8 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("ask", ["-h", "--help", "help"])
 def test_help_lists_every_verb(ask: str, command: Command) -> None:
     assert command(ask) == 0
-    assert re.findall(r"^  ([a-z]+) ", command.out, re.MULTILINE)[: len(FLAGS)] == list(FLAGS) == list(cli.VERBS)
+    assert re.findall(r"^  ([a-z]+) ", command.out, re.MULTILINE)[: len(FLAGS)] == list(FLAGS)
+    assert list(cli.VERBS) == [*FLAGS, "train"]  # which parses for itself
     assert command.err == ""
 
 
