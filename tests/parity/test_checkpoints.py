@@ -80,3 +80,14 @@ def test_the_whole_model_equals_the_reference(case: dict[str, Any]) -> None:
         torch.testing.assert_close(features.sum((1, 2)), sums, atol=0.05, rtol=1e-4)
         rows = expected[f"{case['key']}.vision_first_rows"]
         torch.testing.assert_close(features[: len(rows), :4], rows, atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("case", FULL[:8], ids=lambda c: f"{c['key']}")
+def test_the_whole_model_equals_the_reference_on_a_gpu(case: dict[str, Any]) -> None:
+    model = cpmv.load(GOLDEN / "tiny_a", device="cuda", dtype="float32")
+    inputs = prepare(model, case["conversation"], case["enable_thinking"])
+    logits = model.logits(inputs, compat="reference" if case["mask"] != "real" else None).cpu()
+    expected = load_file(GOLDEN / "full.safetensors")[f"{case['key']}.logits_tail"]
+    torch.testing.assert_close(logits[-4:], expected, atol=1e-3, rtol=0)
