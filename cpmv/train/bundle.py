@@ -3,7 +3,7 @@
     python -m cpmv.train.bundle RUN/final RUN/run.json TOKENIZER OUT
 
 The decoder's linears are NF4, in the released int4 layout; everything else is float16 (the released file quantises the
-tower as well, which costs a model this small a third of its exactly read paragraphs). Training heads are left out.
+tower as well; on 24 samples that read 46 % of paragraphs exactly instead of 58 %). Training heads are left out.
 """
 
 from __future__ import annotations
