@@ -64,23 +64,20 @@ class Processor:
 
         Raises MessageError, MediaError, ContextLengthError, CheckpointError.
         """
-        messages = _with_system(parse_messages(msgs, image), system_prompt)
         limit = self._limit(max_inp_length)
-        visuals = Visuals(
-            self.config.image,
+        prompt, visuals = self._prompt(
+            _with_system(parse_messages(msgs, image), system_prompt),
+            limit,
+            temporal_ids=temporal_ids,
+            tools=tools,
+            enable_thinking=enable_thinking,
+            supervised=supervised,
             max_slice_nums=max_slice_nums,
             use_image_id=use_image_id,
-            temporal_ids=_temporal_groups(messages, temporal_ids),
-            limit=limit,
             fps=fps,
             packing=packing,
             progress=progress,
         )
-        rendered = self._render(messages, visuals, tools, enable_thinking, supervised)
-        prompt = PromptBuilder(self.tokenizer, self.config.image)
-        prompt.write(place_blocks(rendered, visuals.blocks), self._guard, visuals.blocks)
-        if len(prompt.ids) > limit[0]:
-            raise ContextLengthError(len(prompt.ids), *limit)
         loaded = visuals.load()
         return ModelInputs(
             input_ids=torch.tensor(prompt.ids, dtype=torch.int64),
@@ -92,6 +89,41 @@ class Processor:
             media_hashes=loaded.media_hashes,
             labels=torch.tensor(prompt.labels, dtype=torch.int64) if supervised else None,
         )
+
+    def encode(
+        self, msgs: Any, *, enable_thinking: bool | None = False, temporal_ids: Any = None, **media: Any
+    ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+        """Return ids, labels and picture bounds of a supervised conversation without opening its pictures.
+
+        Planned from their sizes alone, so that training which draws the pixels itself has the very same tokens. media:
+        max_slice_nums and use_image_id, as in a call.
+        """
+        messages, limit = parse_messages(msgs), self._limit(None)
+        prompt, _ = self._prompt(
+            messages, limit, temporal_ids=temporal_ids, enable_thinking=enable_thinking, supervised=True, **media
+        )
+        return prompt.ids, prompt.labels, prompt.bounds
+
+    def _prompt(
+        self,
+        messages: list[Message],
+        limit: tuple[int, str],
+        *,
+        temporal_ids: Any,
+        enable_thinking: bool | None,
+        supervised: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **media: Any,
+    ) -> tuple[PromptBuilder, Visuals]:
+        """Write the prompt; its pictures are planned, not yet decoded."""
+        groups = _temporal_groups(messages, temporal_ids)
+        visuals = Visuals(self.config.image, temporal_ids=groups, limit=limit, **media)
+        rendered = self._render(messages, visuals, tools, enable_thinking, supervised)
+        prompt = PromptBuilder(self.tokenizer, self.config.image)
+        prompt.write(place_blocks(rendered, visuals.blocks), self._guard, visuals.blocks)
+        if len(prompt.ids) > limit[0]:
+            raise ContextLengthError(len(prompt.ids), *limit)
+        return prompt, visuals
 
     def _limit(self, max_inp_length: int | None) -> tuple[int, str]:
         context = self.config.language.max_position_embeddings
