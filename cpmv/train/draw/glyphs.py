@@ -114,16 +114,16 @@ def ink(layout: TextLayout, atlas: DeviceAtlas) -> Tensor:
     count = layout.start.shape[2]
     start, cell = layout.start.flatten(1), layout.cell.flatten(1)
     small = em < HALF_BELOW
-    out = _read(atlas, cell.gather(1, character), (u - start.gather(1, character)) / em * EM + PEN_X, row, small)
+    out = read_cells(atlas, cell.gather(1, character), (u - start.gather(1, character)) / em * EM + PEN_X, row, small)
     following = (character % count + 1).clamp(max=count - 1) - character % count + character
     middle = (start.gather(1, character) + start.gather(1, following)) / 2
     beside = torch.where(u < middle, (character % count - 1).clamp(min=0) + line * count, following)
-    over = _read(atlas, cell.gather(1, beside), (u - start.gather(1, beside)) / em * EM + PEN_X, row, small)
+    over = read_cells(atlas, cell.gather(1, beside), (u - start.gather(1, beside)) / em * EM + PEN_X, row, small)
     out = torch.maximum(out, torch.where(beside == character, 0.0, over))
     return (out * inside).reshape(-1, height, width)
 
 
-def _read(atlas: DeviceAtlas, cell: Tensor, column: Tensor, row: Tensor, small: Tensor) -> Tensor:
+def read_cells(atlas: DeviceAtlas, cell: Tensor, column: Tensor, row: Tensor, small: Tensor) -> Tensor:
     """Bilinear read of atlas cells at (column, row) in full-size cell pixels; 0 outside the cell. All [B, P]."""
     scale = torch.where(small, 0.5, 1.0)
     side = torch.where(small, CELL // 2, CELL)
