@@ -19,10 +19,12 @@ ALLOWED = {
     "inputs": {"errors", "model.config"},
     "weights": {"errors", "device", "model", "inputs"},
     "engine": {"errors", "device", "model", "inputs", "weights"},
+    "batch": {"errors", "device", "model", "inputs", "weights", "engine"},
     "train": {"errors", "device", "model", "inputs", "weights"},
     "api": {"errors", "device", "model", "inputs", "weights", "engine"},
+    "cluster": {"errors", "device", "model", "inputs", "weights", "engine", "batch", "serve", "api"},
     "compat": {"errors", "device", "api", "inputs", "weights"},
-    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train"},
+    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "batch", "cluster"},
 }
 
 

@@ -24,6 +24,7 @@ VERBS = {
     "chat": ("cpmv.cli.chat", "talk about images, videos and PDFs"),
     "info": ("cpmv.cli.info", "tell a checkpoint's format, its sizes, and the memory it will need"),
     "check": ("cpmv.cli.check", "verify a checkpoint's files, tensor by tensor"),
+    "batch": ("cpmv.cli.batch", "answer a folder, a JSONL or a Parquet file, each input exactly once"),
     "train": ("cpmv.cli.train", "train a model from scratch on pictures drawn on the way"),
 }
 
