@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's protocol over the engine, with media fetched and decoded safely beside it."""
