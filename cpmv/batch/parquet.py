@@ -113,6 +113,7 @@ class ParquetFile:
         return items
 
     def read(self, item: Item) -> dict[str, Any]:
+        assert not isinstance(item.place, str)
         group, row = item.place
         with self._lock:
             if self._group is None or self._group[0] != group:

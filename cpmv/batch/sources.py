@@ -35,11 +35,13 @@ class LineError(CpmvError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input. place: where its source finds it again. problem: a mistake seen while listing, or None."""
+    """One input. place: where its source finds it again: two numbers, or a path inside the folder (as the system
+    spells it, undecodable bytes included). problem: a mistake seen while listing, as (code, message), or None.
+    """
 
     id: str
     custom_id: str
-    place: tuple[int, int]
+    place: tuple[int, int] | str
     problem: tuple[str, str] | None = None
 
 
@@ -102,24 +104,20 @@ class Folder:
     def __init__(self, root: Path, question: Question, job: Mapping[str, Any], exclude: tuple[Path, ...]) -> None:
         self.root, self.question, self._job = root, question, job
         self._exclude = {path.resolve() for path in exclude}
-        self._files: list[Path] | None = None
 
     def items(self) -> list[Item]:
-        self._files = sorted(self._walk(self.root), key=lambda file: file.relative_to(self.root).parts)
-        items = []
-        for index, file in enumerate(self._files):
-            name = os.fsencode(file.relative_to(self.root))
-            stat = file.stat()
-            # A path with its size and time stands for the content; reading a million files twice would cost more.
-            id = digest(self._job, name, f"{stat.st_size} {stat.st_mtime_ns}")
-            items.append(Item(id, name.decode("utf-8", "backslashreplace"), (index, 0)))
-        return items
+        files = [file.relative_to(self.root) for file in self._walk(self.root)]
+        return [self._item(file) for file in sorted(files, key=lambda file: file.parts)]
+
+    def _item(self, file: Path) -> Item:
+        name, stat = os.fsencode(file), (self.root / file).stat()
+        # A path with its size and time stands for the content; reading a million files twice would cost more.
+        id = digest(self._job, name, f"{stat.st_size} {stat.st_mtime_ns}")
+        return Item(id, name.decode("utf-8", "backslashreplace"), str(file))
 
     def read(self, item: Item) -> dict[str, Any]:
-        if self._files is None:
-            self.items()
-        assert self._files is not None
-        return asked([self._files[item.place[0]]], self.question.text, self.question)
+        assert isinstance(item.place, str)
+        return asked([self.root / item.place], self.question.text, self.question)
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         try:
@@ -166,6 +164,7 @@ class JsonLines:
         return Item(id, custom_id, place)
 
     def read(self, item: Item) -> dict[str, Any]:
+        assert not isinstance(item.place, str)
         offset, length = item.place
         with self.path.open("rb") as file:
             file.seek(offset)

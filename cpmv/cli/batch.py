@@ -30,6 +30,7 @@ _Flag = tyro.conf.FlagCreatePairsOff
 
 SOME_FAILED = 1
 DEFAULT_BATCH = 64  # answers at once: throughput matters here, not the first word
+DEFAULT_WORKERS = 4  # of a replica on Ray, whose machine's cores are shared
 TERMINATED = 128 + 15  # as a shell reports SIGTERM
 
 
@@ -190,12 +191,13 @@ def _run_on_cluster(options: Batch, job: Job) -> None:
     replica = Replica(
         source=job.source,
         defaults=Defaults(options.sampling(), options.think, options.processing()),
-        load={name: getattr(options, name) for name in ("model", "device", "dtype", "mmproj", "max_memory")},
-        max_batch=options.max_batch,
-        workers=options.workers,
+        load={name: getattr(options, name) for name in ("device", "dtype", "mmproj", "max_memory")},
+        model=options.model,
+        max_batch=options.max_batch or DEFAULT_BATCH,
+        workers=options.workers or DEFAULT_WORKERS,
     )
     with BatchProgress(job.tally) as progress:
-        run_on_ray(job, replica, address=options.cluster, replicas=options.replicas, on_progress=progress.show)
+        run_on_ray(job, replica, options.cluster, options.replicas, progress.show)
 
 
 class BatchProgress(Progress):
