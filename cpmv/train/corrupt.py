@@ -54,8 +54,9 @@ FRAMED = (
         "Transcribe the framed regions as a numbered list.", "Frames: what text is or was there?",
     ),
     (
-        "请读出编号框中的文字。", "每个框里写的是什么？", "请按编号写出框内的原文。", "有些文字看不清，框里原来是什么？",
-        "还原各框中的文字。", "请依次写出标出的文字。", "框内文字：", "请写出每个编号框的内容。",
+        "请读出编号框中的文字。", "每个框里写的是什么？", "请按编号写出框内的原文。",
+        "有些文字看不清，框里原来是什么？", "还原各框中的文字。", "请依次写出标出的文字。", "框内文字：",
+        "请写出每个编号框的内容。",
     ),
 )  # fmt: skip
 BOXED = (
@@ -67,8 +68,9 @@ BOXED = (
         "Read these parts of the page:", "What is or was written here?",
     ),
     (
-        "请读出这些区域的文字：", "这些位置写的是什么？", "请写出每个区域的原文：", "有些文字看不清，这些地方原来写的是什么？",
-        "还原这些区域的文字：", "请依次读出：", "区域文字：", "请按编号写出以下位置的内容：",
+        "请读出这些区域的文字：", "这些位置写的是什么？", "请写出每个区域的原文：",
+        "有些文字看不清，这些地方原来写的是什么？", "还原这些区域的文字：", "请依次读出：", "区域文字：",
+        "请按编号写出以下位置的内容：",
     ),
 )  # fmt: skip
 
@@ -211,8 +213,8 @@ def corrupt_page(
 ) -> tuple[PIL.Image.Image, Turn]:
     """Corrupt a page and ask for the original text of what was corrupted.
 
-    image: the page, any mode; regions: its text with boxes in its pixels, in reading order. Returns the RGB page and the
-    turn; the same numbers give the same page. Raises MessageError when no region has a text.
+    image: the page, any mode; regions: its text with boxes in its pixels, in reading order. Returns the RGB page
+    and the turn; the same numbers give the same page. Raises MessageError when no region has a text.
     """
     import torch
     from PIL import Image

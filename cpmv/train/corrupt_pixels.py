@@ -89,9 +89,9 @@ class CorruptionArrays:
 
 @dataclass
 class Noise:
-    """The random numbers of a batch. normal, uniform [N, 1, H, W]; colour [N, 3, H, W]; blots [N, 1, h, w]; rows [N, H].
+    """The random numbers of a batch, all but `normal` uniform in 0..1.
 
-    All but `normal` are uniform in 0..1.
+    normal, uniform [N, 1, H, W]; colour [N, 3, H, W]; blots [N, 1, h, w]; rows [N, H].
     """
 
     normal: Tensor
