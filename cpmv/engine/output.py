@@ -13,7 +13,7 @@ from typing import Literal
 from ..inputs.text import Detokenizer, ThinkingSplitter, Tokenizer
 from .sampling import SamplingParams, TokenLogprob
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 THINKING_PREFIX = "<think>\n"  # the prompt's last words when thinking; the reference repeats them before the answer
 
@@ -40,7 +40,8 @@ class Output:
 
     token_ids: all that was generated, the terminator included. text: the answer without its thinking, stripped.
     thinking: the reasoning before it, "" without. raw_text: the reference's form, reasoning and tags included.
-    finish_reason: "stop" (terminator or stop string), "length" (max_new_tokens or the context), or "cancelled".
+    finish_reason: "stop" (terminator or stop string), "length" (max_new_tokens or the context), "cancelled", or "error"
+    (of the engine's requests, which hold the error).
     logprobs: one entry a token, when asked for. num_prompt_tokens: length of the prompt, picture tokens included.
     """
 

@@ -224,6 +224,53 @@ def read_logprobs(
     ]
 
 
+class Filters:
+    """What turns scores into the probabilities that some rows draw with: their parameters as columns [B, 1]."""
+
+    def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
+        self._params = list(params)
+        self.drawn = [row for row, p in enumerate(params) if not p.greedy]
+        # None where every row draws: indexing would copy the logits and wait for the device.
+        self.drawn_index = None
+        if len(self.drawn) < len(params):
+            self.drawn_index = torch.tensor(self.drawn, dtype=torch.int64, device=device)
+        drawn = [params[row] for row in self.drawn]
+        self._temperature = as_column([p.temperature or 0.0 for p in drawn], device)
+        self._top_k = as_column([p.top_k for p in drawn], device)
+        self._tail = as_column([1 - p.top_p for p in drawn], device)
+        self._min_p = as_column([p.min_p for p in drawn], device)
+        self._largest_k = max((p.top_k for p in drawn), default=0)
+        self._any_top_p = any(p.top_p < 1 for p in drawn)
+        self._any_min_p = any(p.min_p for p in drawn)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return [drawn rows, V] of adjusted scores [B, V]."""
+        scores = scores if self.drawn_index is None else scores[self.drawn_index]
+        scores = scores / self._temperature
+        if self._largest_k:
+            scores = keep_top_k(scores, self._top_k, self._largest_k)
+        if self._any_top_p:
+            scores = keep_top_p(scores, self._tail)
+        if self._any_min_p:
+            scores = keep_min_p(scores, self._min_p)
+        return scores.softmax(-1)
+
+    def choose(self, scores: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """Choose a token for every row, int64 [B]: the likeliest, or one drawn with the row's generator."""
+        if not self.drawn:
+            return scores.argmax(-1)
+        drawn = draw(self.probabilities(scores), [generators[row] for row in self.drawn])
+        if self.drawn_index is None:
+            return drawn
+        return scores.argmax(-1).index_copy(0, self.drawn_index, drawn)
+
+
+def as_column(values: Sequence[float], device: torch.device) -> Tensor:
+    """Values as a column [B, 1], int64 when all are integers."""
+    dtype = torch.int64 if all(isinstance(v, int) for v in values) else torch.float32
+    return torch.tensor(values, dtype=dtype, device=device).unsqueeze(-1)
+
+
 class Sampler:
     """The rows of a batch: their parameters as columns [B, 1], what they have generated, their generators.
 
@@ -248,22 +295,9 @@ class Sampler:
 
     def _set_params(self, params: list[SamplingParams]) -> None:
         self._params = params
-        self._penalty = self._column([p.repetition_penalty for p in params])
-        self._min_new = self._column([p.min_new_tokens for p in params])
-        self._drawn = [row for row, p in enumerate(params) if not p.greedy]
-        # None where every row draws: indexing would copy the logits and wait for the device.
-        self._drawn_index = None
-        if len(self._drawn) < len(params):
-            self._drawn_index = torch.tensor(self._drawn, dtype=torch.int64, device=self._device)
-        drawn = [params[row] for row in self._drawn]
-        self._temperature = self._column([p.temperature or 0.0 for p in drawn])
-        self._top_k = self._column([p.top_k for p in drawn])
-        self._tail = self._column([1 - p.top_p for p in drawn])
-        self._min_p = self._column([p.min_p for p in drawn])
-
-    def _column(self, values: Sequence[float]) -> Tensor:
-        dtype = torch.int64 if all(isinstance(v, int) for v in values) else torch.float32
-        return torch.tensor(values, dtype=dtype, device=self._device).unsqueeze(-1)
+        self._penalty = as_column([p.repetition_penalty for p in params], self._device)
+        self._min_new = as_column([p.min_new_tokens for p in params], self._device)
+        self._filters = Filters(params, self._device)
 
     @torch.inference_mode()
     def adjust(self, scores: Tensor) -> Tensor:
@@ -279,30 +313,12 @@ class Sampler:
     @torch.inference_mode()
     def distribution(self, logits: Tensor) -> Tensor:
         """Return the probabilities [drawn rows, V] that the next tokens of rows that draw are drawn with."""
-        return self._filter(self.adjust(logits))
-
-    def _filter(self, scores: Tensor) -> Tensor:
-        params = [self._params[row] for row in self._drawn]
-        scores = scores if self._drawn_index is None else scores[self._drawn_index]
-        scores = scores / self._temperature
-        if any(p.top_k for p in params):
-            scores = keep_top_k(scores, self._top_k, max(p.top_k for p in params))
-        if any(p.top_p < 1 for p in params):
-            scores = keep_top_p(scores, self._tail)
-        if any(p.min_p for p in params):
-            scores = keep_min_p(scores, self._min_p)
-        return scores.softmax(-1)
+        return self._filters.probabilities(self.adjust(logits))
 
     @torch.inference_mode()
     def choose(self, logits: Tensor) -> Tensor:
         """Choose the next token of each row, int64 [B], from float32 logits [B, V]."""
-        scores = self.adjust(logits)
-        if not self._drawn:
-            return scores.argmax(-1)
-        drawn = draw(self._filter(scores), [self._generators[row] for row in self._drawn])
-        if self._drawn_index is None:
-            return drawn
-        return scores.argmax(-1).index_copy(0, self._drawn_index, drawn)
+        return self._filters.choose(self.adjust(logits), self._generators)
 
     @torch.inference_mode()
     def accept(self, tokens: Tensor) -> None:

@@ -1,4 +1,8 @@
-"""Attention behind one signature. Here it is torch's SDPA; faster kernels stand behind the same call later."""
+"""Attention behind one signature. Here it is torch's SDPA; faster kernels stand behind the same call later.
+
+What stands where a mask would says how the sequences lie: a bool mask (dense), `Segments` (ragged in one row), or
+`Paged` (ragged in one row, with keys and values in blocks of a shared pool).
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,44 @@ class Segments(NamedTuple):
     longest: int
 
 
+class PagedGroup(NamedTuple):
+    """Sequences of one packed row that bring equally many queries, so that they can be computed together.
+
+    first: where their queries begin in the row. num_rows: sequences; num_queries: each brings so many, its newest.
+    blocks: int64 [num_rows * blocks], the pool blocks that hold each sequence, padded with any block. num_keys: most
+    keys that a sequence has. mask: bool [num_rows, 1, num_queries, num_keys], true where a query may look; None for
+    one sequence that is causal from its beginning (num_keys == num_queries), or one query that sees every key.
+    """
+
+    first: int
+    num_rows: int
+    num_queries: int
+    blocks: Tensor
+    num_keys: int
+    mask: Tensor | None
+
+
+class Paged(NamedTuple):
+    """One packed row of many sequences' newest tokens, whose keys and values (k, v) are pools of blocks.
+
+    The pools are [blocks, block size, K, D]. The groups cover the row in order.
+    """
+
+    groups: tuple[PagedGroup, ...]
+
+
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False, mask: Tensor | Segments | None = None
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False, mask: Tensor | Segments | Paged | None = None
 ) -> Tensor:
     """Attend: softmax(q kᵀ · scale) v.
 
     q [B, H, S, D]; k, v [B, K, T, D] with H a multiple of K (grouped heads). `mask` is bool, broadcastable to
     [B, 1, S, T], true where a query may look; or Segments, with B == 1 and S == T. `causal` means S == T and the lower
-    triangle. Returns [B, H, S, D].
+    triangle. With Paged, k and v are pools and B == 1. Returns [B, H, S, D].
     """
+    if isinstance(mask, Paged):
+        parts = [_paged_group(q, k, v, scale, group) for group in mask.groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     if isinstance(mask, Segments):
         if v.is_cuda and v.dtype in (torch.bfloat16, torch.float16):
             return _segmented(q.to(v.dtype), k.to(v.dtype), v, mask, scale)
@@ -52,6 +85,27 @@ def _segmented(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float
         q, k, v, offsets, offsets, longest, longest, 0.0, True, False, scale=scale
     )[0]
     return out.transpose(0, 1)[None]
+
+
+def _paged_group(q: Tensor, k_pool: Tensor, v_pool: Tensor, scale: float, group: PagedGroup) -> Tensor:
+    """Attend for one group by gathering its blocks; return [1, H, n * num_queries, D]."""
+    n, s = group.num_rows, group.num_queries
+    k, v = (_gather(pool, group.blocks, n, group.num_keys) for pool in (k_pool, v_pool))  # [n, K, T, D]
+    num_heads, width, groups = q.shape[1], q.shape[3], k.shape[1]
+    q = q[0, :, group.first : group.first + n * s].unflatten(1, (n, s)).transpose(0, 1)  # [n, H, s, D]
+    if s == 1:
+        # The heads that share a key become its queries: no key is read twice, and nothing is expanded.
+        out = attention(q.reshape(n, groups, -1, width), k, v, scale=scale, mask=group.mask)
+        out = out.reshape(n, num_heads, 1, width)
+    else:
+        out = attention(q, k, v, scale=scale, causal=group.mask is None, mask=group.mask)
+    return out.transpose(0, 1).reshape(1, num_heads, n * s, width)
+
+
+def _gather(pool: Tensor, blocks: Tensor, num_rows: int, num_keys: int) -> Tensor:
+    """Read blocks [n * blocks] of a pool [blocks, block size, K, D] as [n, K, num_keys, D] (a view of one copy)."""
+    held = pool.flatten(1).index_select(0, blocks).view(num_rows, -1, *pool.shape[2:])
+    return held[:, :num_keys].transpose(1, 2)
 
 
 def segment_mask(segments: Segments, length: int) -> Tensor:

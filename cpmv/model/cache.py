@@ -1,7 +1,8 @@
-"""Keys and values of what the decoder has seen: what a cache must do, and the contiguous one."""
+"""Keys and values of what the decoder has seen: what a cache must do, the contiguous one, and the paged one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -80,3 +81,53 @@ class ContiguousCache:
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on."""
         self._length = min(self._length, length)
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a decoder keeps for every token: keys and values of `num_layers` layers."""
+
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.num_layers * self.num_key_value_heads * self.head_dim * self.dtype.itemsize
+
+
+class PagedPool:
+    """Keys and values in blocks that any sequence can own: one tensor a layer, [blocks, block size, K, D].
+
+    Which sequence owns which block is not known here.
+    """
+
+    def __init__(self, spec: CacheSpec, num_blocks: int, block_size: int, device: torch.device | str) -> None:
+        shape = (num_blocks, block_size, spec.num_key_value_heads, spec.head_dim)
+        # Zeros, never uninitialised: what lies beyond a sequence's end is masked, but NaN times 0 is NaN. On a CPU
+        # fresh zero pages cost nothing until they are written.
+        self.keys = [torch.zeros(shape, device=device, dtype=spec.dtype) for _ in range(spec.num_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=spec.dtype) for _ in range(spec.num_layers)]
+
+
+class PagedCache:
+    """One forward pass over a packed row [1, S, E]: token i of the row is stored in slot slots[i] of the pool.
+
+    slots: int64 [S], block * block size + place. The mask of the pass is `attention.Paged`, which knows the rest.
+    """
+
+    length = 0  # positions are the caller's
+
+    def __init__(self, pool: PagedPool, slots: Tensor) -> None:
+        self._pool, self._slots = pool, slots
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v [1, K, S, D] in their slots; return the layer's pools of keys and values."""
+        pools = self._pool.keys[layer], self._pool.values[layer]
+        for pool, new in zip(pools, (k, v), strict=True):
+            pool.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
+        return pools
+
+    def advance(self, num_tokens: int) -> None:
+        """Nothing to count: sequences know their own lengths."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import Segments, attention, causal_mask
+from .attention import Paged, Segments, attention, causal_mask
 from .cache import KVCache
 from .config import LanguageConfig
 from .layers import Embedding, GatedMLP, Linear, RMSNorm, clamp_half, rotary_frequencies, rotate
@@ -24,7 +24,7 @@ class DecoderAttention(nn.Module):
         self.k_norm = RMSNorm(d, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | Segments | None, cache: KVCache | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | Segments | Paged | None, cache: KVCache | None
     ) -> Tensor:
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)  # [B, H, S, D]
@@ -52,7 +52,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | Segments | None = None,
+        mask: Tensor | Segments | Paged | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         x = clamp_half(x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
@@ -78,16 +78,16 @@ class Decoder(nn.Module):
         self,
         x: Tensor,
         position_ids: Tensor,
-        attention_mask: Tensor | Segments | None = None,
+        attention_mask: Tensor | Segments | Paged | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Return final normed hidden states [B, S, E] of embeddings x [B, S, E].
 
-        attention_mask: bool [B, cached + S], false on padding; or the Segments of one packed row.
+        attention_mask: bool [B, cached + S], false on padding; or the Segments or Paged groups of one packed row.
         """
         cos, sin = self.rotary(position_ids, x.dtype)
-        if isinstance(attention_mask, Segments):
-            mask: Tensor | Segments | None = attention_mask
+        if isinstance(attention_mask, (Segments, Paged)):
+            mask: Tensor | Segments | Paged | None = attention_mask
         else:
             mask = causal_mask(attention_mask, x.shape[1], cache.length if cache else 0, x.device)
         for layer in self.layers:

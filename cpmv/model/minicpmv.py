@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MessageError
-from .cache import ContiguousCache, KVCache
+from .cache import CacheSpec, ContiguousCache, KVCache
 from .config import ModelConfig, ModelInputs
 from .language import LanguageModel, positions_of
 from .resampler import Resampler
@@ -38,6 +38,11 @@ class MiniCPMV(nn.Module):
 
     def new_cache(self, batch: int, max_len: int) -> ContiguousCache:
         return ContiguousCache(self.config.language, batch, max_len, self.device, self.dtype)
+
+    def cache_spec(self) -> CacheSpec:
+        """What must be kept for every token, by which an engine sizes its cache."""
+        c = self.config.language
+        return CacheSpec(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, self.dtype)
 
     def encode_images(
         self, patches: Tensor, tgt_sizes: Tensor | Sequence[Sequence[int]], temporal_ids: Sequence[Sequence[int]]

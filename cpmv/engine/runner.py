@@ -1,0 +1,172 @@
+"""Tensors for a step: a plan of `Work` in, logits out. Which work that is was decided by the scheduler.
+
+Everything that runs in a step lies in one packed row, newest tokens of decoding rows and chunks of prompts alike, so
+that every weight is read once. Only attention sees sequences: rows with equally many new tokens and similar lengths
+are gathered from the block pool together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..model.attention import Paged, PagedGroup
+from ..model.cache import PagedCache, PagedPool
+from ..model.minicpmv import MiniCPMV
+from .image_cache import ImageCache, encode
+from .request import Request
+from .resident import resident_decoder
+from .scheduler import Work
+
+# Rows whose lengths differ by more than this factor (and some tokens) are gathered apart: padding costs as keys do.
+_LENGTH_FACTOR, _LENGTH_SLACK = 2, 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each work's tokens lie in the packed row: works in this order, beginning at these places."""
+
+    works: list[Work]
+    firsts: list[int]
+    groups: list[tuple[int, int]]  # half-open ranges of `works` that attend together
+    num_tokens: int
+
+
+def lay_out(works: Sequence[Work]) -> Layout:
+    """Order works so that those which can attend together are neighbours."""
+    ordered = sorted(works, key=lambda work: (work.num_tokens, work.start))
+    groups: list[tuple[int, int]] = []
+    for at, work in enumerate(ordered):
+        if groups:
+            first = ordered[groups[-1][0]]
+            near = work.start <= _LENGTH_FACTOR * first.start + _LENGTH_SLACK
+            # Chunks of prompts are large enough to go alone; a group of them would pad and mask for nothing.
+            if near and work.num_tokens == first.num_tokens and work.decides and work.count == 1 == first.count:
+                groups[-1] = (groups[-1][0], at + 1)
+                continue
+        groups.append((at, at + 1))
+    firsts, num_tokens = [], 0
+    for work in ordered:
+        firsts.append(num_tokens)
+        num_tokens += work.num_tokens
+    return Layout(ordered, firsts, groups, num_tokens)
+
+
+class Runner:
+    """The network over a paged pool. deterministic: every row, and every picture, in a pass of its own."""
+
+    def __init__(
+        self,
+        network: MiniCPMV,
+        num_blocks: int,
+        block_size: int,
+        image_cache: ImageCache,
+        *,
+        deterministic: bool = False,
+    ) -> None:
+        self._network, self._device = network, network.device
+        self._block_size = block_size
+        self._pool = PagedPool(network.cache_spec(), num_blocks, block_size, network.device)
+        self._images = image_cache
+        self._deterministic = deterministic
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the network's weights again."""
+        self._decoder = resident_decoder(self._network)
+
+    @torch.inference_mode()
+    def forward(self, works: Sequence[Work]) -> Tensor:
+        """Compute all works; return float32 logits [R, V] of the deciding ones in order, 1 + drafts rows each."""
+        if not self._deterministic:
+            return self._pass(works)
+        passes = [self._pass([work]) for work in works]
+        return torch.cat(passes)
+
+    def _pass(self, works: Sequence[Work]) -> Tensor:
+        layout = lay_out(works)
+        x = self._embed(layout)
+        positions = torch.tensor(_positions(layout), dtype=torch.int64).to(self._device, non_blocking=True)
+        slots = torch.tensor(_slots(layout, self._block_size), dtype=torch.int64).to(self._device, non_blocking=True)
+        groups = tuple(self._group(layout, start, stop) for start, stop in layout.groups)
+        decoder = self._decoder
+        hidden = decoder.model(x[None], positions[None], Paged(groups), PagedCache(self._pool, slots))[0]
+        wanted = _deciding_rows(works, layout)
+        if len(wanted) < layout.num_tokens or wanted != list(range(len(wanted))):
+            hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=self._device)]
+        return decoder.head(hidden).float()
+
+    def _embed(self, layout: Layout) -> Tensor:
+        """Return the packed row's embeddings [N, E], pictures in their places."""
+        ids: list[int] = []
+        for work in layout.works:
+            ids += work.request.tokens[work.start : work.start + work.count]
+            ids += work.drafts
+        x = self._network.embed_tokens(torch.tensor(ids, dtype=torch.int64).to(self._device, non_blocking=True))
+        for work, first in zip(layout.works, layout.firsts, strict=True):
+            if work.start < work.request.num_prompt and work.request.media.bounds:
+                self._place_pictures(work, x[first : first + work.count])
+        return x
+
+    def _place_pictures(self, work: Work, x: Tensor) -> None:
+        """Write the pictures' tokens over their placeholders in x [count, E], the embeddings of one work."""
+        request, start, end = work.request, work.start, work.start + work.count
+        groups = request.media.overlapping(start, end)
+        missing = [group for group in groups if group not in request.features]
+        new = encode(self._network, self._images, request.media, missing, one_by_one=self._deterministic)
+        request.features.update(new)
+        for group in groups:
+            first, last = request.media.bounds[group]
+            low, high = max(first, start), min(last, end)
+            x[low - start : high - start] = request.features[group][low - first : high - first]
+            if last <= end:
+                del request.features[group]
+
+    def _group(self, layout: Layout, start: int, stop: int) -> PagedGroup:
+        works = layout.works[start:stop]
+        num_queries = works[0].num_tokens
+        num_keys = max(work.start for work in works) + num_queries
+        num_blocks = -(-num_keys // self._block_size)
+        blocks: list[int] = []
+        for work in works:
+            held = work.request.blocks[:num_blocks]
+            blocks += held
+            blocks += [0] * (num_blocks - len(held))
+        table = torch.tensor(blocks, dtype=torch.int64).to(self._device, non_blocking=True)
+        mask = None
+        if len(works) > 1 or (num_queries > 1 and works[0].start > 0):
+            past = torch.tensor([work.start for work in works]).to(self._device, non_blocking=True)
+            last_seen = past[:, None] + torch.arange(num_queries, device=self._device)  # [n, queries]
+            mask = (torch.arange(num_keys, device=self._device) <= last_seen[..., None])[:, None]
+        return PagedGroup(layout.firsts[start], len(works), num_queries, table, num_keys, mask)
+
+
+def _positions(layout: Layout) -> list[int]:
+    positions: list[int] = []
+    for work in layout.works:
+        positions += range(work.start, work.start + work.num_tokens)
+    return positions
+
+
+def _slots(layout: Layout, block_size: int) -> list[int]:
+    """Where in the pool each token's key and value go."""
+    slots: list[int] = []
+    for work in layout.works:
+        blocks = work.request.blocks
+        for position in range(work.start, work.start + work.num_tokens):
+            slots.append(blocks[position // block_size] * block_size + position % block_size)
+    return slots
+
+
+def _deciding_rows(works: Sequence[Work], layout: Layout) -> list[int]:
+    """The packed row's places whose logits are asked for, in the order of the works."""
+    place: dict[Request, int] = {w.request: first for w, first in zip(layout.works, layout.firsts, strict=True)}
+    rows: list[int] = []
+    for work in works:
+        if work.decides:
+            last = place[work.request] + work.count - 1
+            rows += range(last, last + 1 + len(work.drafts))
+    return rows
