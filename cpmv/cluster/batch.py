@@ -97,7 +97,7 @@ def run_on_ray(
             _Actor,
             fn_constructor_args=(replica,),
             batch_size=size,
-            concurrency=count,
+            compute=ray.data.ActorPoolStrategy(size=count),
             num_gpus=1 if gpus else None,
         )
         try:

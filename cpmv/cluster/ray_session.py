@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,9 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its notes are no part of what a command says
     try:
-        ray.init(address=None if address == LOCAL else address, log_to_driver=False, logging_level="warning")
+        ray.init(address=None if address == LOCAL else address, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and types of its own
         raise ClusterError(f"the Ray cluster {address!r} cannot be used ({one_line(error)})") from error
     try:
