@@ -64,6 +64,7 @@ class PageServer(ThreadingHTTPServer):
         self.fetched: list[str] = []
         self.left = threading.Event()
         self.key = ""
+        self.model = "MiniCPM-V-4.5"
         self.gate = threading.Event()  # a gated answer waits for it half-way
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.fetched.append(self.path)
         if self.path == "/v1/models":
             if self._is_allowed():
-                self._json(200, {"object": "list", "data": [{"id": "MiniCPM-V-4.5", "object": "model"}]})
+                self._json(200, {"object": "list", "data": [{"id": self.server.model, "object": "model"}]})
             return
         name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
         file = PAGE / name
@@ -106,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/v1/preview":
             parts = [_preview(part, body["mm_processor_kwargs"]) for part in body["content"]]
-            self._json(200, {"tokens": sum(part["tokens"] for part in parts), "parts": parts})
+            self._json(200, {"parts": parts, "visual_tokens": sum(part["tokens"] for part in parts)})
             return
         self.server.asked.append(body)
         question = _question(body)
@@ -190,7 +191,7 @@ def _preview(part: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         page = Image.new("RGB", (595, 842), "white")
         for line in range(18):
             ImageDraw.Draw(page).rectangle((60, 60 + 40 * line, 500 - 37 * (line % 4), 70 + 40 * line), fill="#444")
-        pages = [{"page": i + 1, "thumbnail": _uri(page), **_plan((1190, 1684), settings)} for i in range(2)]
+        pages = [{"thumbnail": _uri(page), **_plan((1190, 1684), settings)} for _ in range(2)]
         return {"type": "pdf", "pages": pages, "tokens": sum(page["tokens"] for page in pages)}
     url = part["image_url"]["url"] if kind == "image_url" else part["file"]["file_data"]
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
@@ -199,19 +200,20 @@ def _preview(part: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(size: tuple[int, int], settings: dict[str, Any]) -> dict[str, Any]:
     plan = plan_slices(size, settings.get("max_slice_nums", 9), 448, 14, True)
-    grid = list(plan.grid) if plan.grid else None
-    found = {"width": size[0], "height": size[1], "grid": grid, "overview": list(plan.sizes[0])}
-    return {**found, "slice": list(plan.sizes[1]) if grid else None, "tokens": 64 * len(plan.sizes)}
+    found: dict[str, Any] = {"size": list(size), "overview": list(plan.sizes[0]), "tokens": 64 * len(plan.sizes)}
+    if plan.grid is None:
+        return {**found, "grid": None, "slice": None}
+    return {**found, "grid": {"columns": plan.grid[0], "rows": plan.grid[1]}, "slice": list(plan.sizes[1])}
 
 
 def _video_preview(settings: dict[str, Any]) -> dict[str, Any]:
     packing = settings.get("packing", 6)
-    times = [i / settings.get("fps", 3) for i in range(20)]
-    packages = []
-    for first in range(0, len(times), packing):
-        group = times[first : first + packing]
-        packages.append({"times": group, "tokens": 64, "thumbnails": [_uri(_frame(time)) for time in group]})
-    size = {"width": 640, "height": 400, "duration": 6.7}
+    frames = []
+    for i in range(20):
+        time_s = i / settings.get("fps", 3)
+        frames.append({"index": 2 * i, "time_s": time_s, "thumbnail": _uri(_frame(time_s))})
+    packages = [{"frames": frames[i : i + packing], "tokens": 64} for i in range(0, len(frames), packing)]
+    size = {"size": [640, 400], "duration_s": 6.7, "num_frames": len(frames), "packing": packing}
     return {"type": "video", "packages": packages, "tokens": 64 * len(packages), **size}
 
 

@@ -247,6 +247,7 @@ function showSidebar(open) {
 function toggleSidebar() {
   const open = !document.body.classList.contains("sidebar-open");
   showSidebar(open);
+  if (!isNarrow()) remember("cpmv.sidebar", open ? "1" : "0");
   byId(open ? "hide-sidebar" : "show-sidebar").focus();
 }
 
@@ -362,7 +363,8 @@ async function start() {
   wireComposer();
   wireFiles();
   wirePage();
-  showSidebar(!isNarrow());
+  showSidebar(!isNarrow() && remembered("cpmv.sidebar") !== "0");
+  requestAnimationFrame(() => requestAnimationFrame(() => document.body.classList.add("ready"))); // no sliding in at first
   drawAll();
   await greet();
   if (!(await available())) {

@@ -71,14 +71,14 @@ export class SeenDialog {
 
 function views(record, seen) {
   if (seen.type === "video") return videoViews(seen);
-  if (seen.type === "pdf") return seen.pages.map((page) => picture(page.thumbnail, page, t("page", page.page)));
+  if (seen.type === "pdf") return seen.pages.map((page, i) => picture(page.thumbnail, page, t("page", i + 1)));
   return [picture(objectUrl(record), seen, record.name)];
 }
 
 /** A picture with its slices drawn over it, and in words for those who do not see it. */
 function picture(source, seen, name) {
-  const [columns, rows] = seen.grid ?? [1, 1];
-  const isSliced = columns * rows > 1;
+  const { columns, rows } = seen.grid ?? { columns: 1, rows: 1 };
+  const isSliced = seen.grid !== null;
   const words = isSliced
     ? t("sliced", columns, rows, ...seen.slice, ...seen.overview)
     : t("not_sliced", ...seen.overview, count(seen.tokens));
@@ -86,23 +86,23 @@ function picture(source, seen, name) {
   grid.style.setProperty("--columns", columns);
   grid.style.setProperty("--rows", rows);
   if (isSliced) for (let i = 1; i <= columns * rows; i += 1) grid.append(el("span", {}, el("b", {}, String(i))));
-  const image = el("img", { src: source, alt: `${name}: ${words}` });
-  const facts = [el("strong", {}, name), el("span", {}, t("size", seen.width, seen.height)), el("span", {}, words)];
+  const image = source ? el("img", { src: source, alt: `${name}: ${words}` }) : el("span.sheet", {}, name);
+  const facts = [el("strong", {}, name), el("span", {}, t("size", ...seen.size)), el("span", {}, words)];
   if (isSliced) facts.push(el("span", {}, `${t("tokens", count(seen.tokens))}, ${t("each", Math.round(seen.tokens / (columns * rows + 1)))}`));
   return el("figure.seen-picture", {}, el("div.framed", {}, image, isSliced ? grid : null), el("figcaption", {}, ...facts));
 }
 
 function videoViews(seen) {
-  const frames = seen.packages.reduce((sum, group) => sum + group.times.length, 0);
-  const line = `${t("video_line", seen.duration.toFixed(1), seen.width, seen.height)} · ${t("frames_in", frames, seen.packages.length)}`;
+  const length = t("video_line", seen.duration_s.toFixed(1), ...seen.size);
+  const line = `${length} · ${t("frames_in", seen.num_frames, seen.packages.length)}`;
   return [el("p.hint", {}, line), el("ol.packages", {}, ...seen.packages.map(packageView))];
 }
 
 function packageView(group, index) {
-  const span = `${clock(group.times[0])} – ${clock(group.times.at(-1))}`;
-  const frames = group.times.map((time, i) => {
-    const image = group.thumbnails?.[i] ? el("img", { src: group.thumbnails[i], alt: "" }) : el("span.blank");
-    return el("li", {}, image, el("time", {}, clock(time)));
+  const span = `${clock(group.frames[0].time_s)} – ${clock(group.frames.at(-1).time_s)}`;
+  const frames = group.frames.map(({ time_s, thumbnail }) => {
+    const image = thumbnail ? el("img", { src: thumbnail, alt: "" }) : el("span.blank");
+    return el("li", {}, image, el("time", {}, clock(time_s)));
   });
   const head = el("p", {}, el("strong", {}, t("package", index + 1)), el("span", {}, span), el("span", {}, t("tokens_short", group.tokens)));
   return el("li.package", {}, head, el("ol.frames", {}, ...frames));
