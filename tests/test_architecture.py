@@ -19,12 +19,14 @@ ALLOWED = {
     "inputs": {"errors", "model.config"},
     "weights": {"errors", "device", "model", "inputs"},
     "engine": {"errors", "device", "model", "inputs", "weights"},
-    "batch": {"errors", "device", "model", "inputs", "weights", "engine"},
+    "serve": {"errors", "device", "model", "inputs", "weights", "engine"},
+    "batch": {"errors", "device", "model", "inputs", "weights", "engine", "serve"},
     "train": {"errors", "device", "model", "inputs", "weights"},
     "api": {"errors", "device", "model", "inputs", "weights", "engine"},
+    "evals": {"errors", "device", "model", "inputs", "weights", "engine", "api", "train"},
     "cluster": {"errors", "device", "model", "inputs", "weights", "engine", "batch", "serve", "api"},
     "compat": {"errors", "device", "api", "inputs", "weights"},
-    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "batch", "cluster"},
+    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "evals", "serve", "batch", "cluster"},
 }
 
 

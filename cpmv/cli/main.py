@@ -22,10 +22,12 @@ from ..errors import CpmvError
 # verb: (module, what it does)
 VERBS = {
     "chat": ("cpmv.cli.chat", "talk about images, videos and PDFs"),
+    "serve": ("cpmv.cli.serve", "serve a model: OpenAI's protocol, and a page to use it in"),
     "info": ("cpmv.cli.info", "tell a checkpoint's format, its sizes, and the memory it will need"),
     "check": ("cpmv.cli.check", "verify a checkpoint's files, tensor by tensor"),
     "batch": ("cpmv.cli.batch", "answer a folder, a JSONL or a Parquet file, each input exactly once"),
     "train": ("cpmv.cli.train", "train a model from scratch on pictures drawn on the way"),
+    "eval": ("cpmv.cli.eval", "score a model on pictures and clips with known answers"),
 }
 
 HELP = f"""usage: cpmv VERB [OPTIONS]

@@ -83,9 +83,7 @@ class Fetcher:
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), 1)
 
-    async def _connect(
-        self, target: Target, addresses: list[str]
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, target: Target, addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the first address that answers; the name serves only TLS."""
         last: OSError | None = None
         for address in addresses:

@@ -45,7 +45,7 @@ def _describe(media: Media, job: Job, config: ImageConfig, limits: MediaLimits) 
         slices = media.max_slice_nums or job.max_slice_nums or config.max_slice_nums
         return {"type": "image", **_grid(picture.size, slices, config)}
     if isinstance(part, Pdf):
-        pages = []
+        pages: list[dict[str, Any]] = []
         for page in iter_pages(media.data, media.pages):
             grid = _grid(page.size, job.max_slice_nums or config.max_slice_nums, config)
             pages.append({**grid, "thumbnail": _thumbnail(page) if len(pages) < MAX_PAGES else None})

@@ -1,0 +1,358 @@
+"""Answers that follow a form: JSON schemas, regular expressions, choices, grammars, tool calls, through llguidance.
+
+`Grammars` compiles a form for the checkpoint's tokenizer and gives a `GrammarConstraint`, which the engine asks before
+each token. A constraint waits until thinking has ended. A JSON answer that would not end within its tokens is brought
+to a valid end: when the room left nears what closing everything takes, the shortest way out is chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import llguidance
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from ..errors import MessageError
+from ..inputs.text import Tokenizer
+
+log = logging.getLogger("cpmv")
+
+MAX_SCHEMA_CHARS = 256 << 10
+WHITESPACE = "[ \\n\\t]{0,24}"  # between JSON tokens; a model cannot fill its answer with blanks
+END_OF_THINKING = "</think>"
+_RESERVE = 48  # tokens beyond the shortest ending that a JSON answer keeps free, or a quarter of its length if more
+
+_QUOTE = 0x22
+_STRUCTURE = (
+    b'}],n0"tf123456789-[{'  # outside strings: what closes, what goes on, how a value may begin, shortest first
+)
+_LETTERS = b"a0A-@.:T/Z n_+"  # inside strings: what patterns and formats are made of
+_MAX_DETOUR = 40  # characters that a pattern may ask for before its string can close
+_MAX_PATHS = 24  # ways followed at once in looking for them
+
+
+class Form:
+    """A compiled form. is_json: its answers are JSON (or hold it), so a short ending can be found by its brackets."""
+
+    def __init__(self, grammar: str, is_json: bool) -> None:
+        self.grammar, self.is_json = grammar, is_json
+
+
+def json_schema(schema: Any) -> Form:
+    """A form for JSON that a schema describes. Raises MessageError for one that is too large or no schema."""
+    if schema is True or schema == {} or schema is None:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise MessageError("the JSON schema must be an object")
+    text = json.dumps(schema)
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise MessageError(f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA_CHARS} are compiled")
+    try:
+        return Form(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE}), True)
+    except ValueError as error:
+        raise MessageError(f"the JSON schema cannot be used: {_one_line(error)}") from None
+
+
+def json_object() -> Form:
+    return json_schema({"type": "object"})
+
+
+def regex(pattern: str) -> Form:
+    return Form(LLMatcher.grammar_from_regex(pattern), False)
+
+
+def choice(options: Sequence[str]) -> Form:
+    return Form(LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(one) for one in options)), False)
+
+
+def grammar(text: str) -> Form:
+    """A form from Lark or GBNF text."""
+    try:
+        return Form(llguidance.grammar_from("grammar", text), False)
+    except ValueError as error:
+        raise MessageError(f"the grammar cannot be used: {_one_line(error)}") from None
+
+
+def tool_calls(functions: Sequence[tuple[str, dict[str, Any] | None]], *, several: bool) -> Form:
+    """A form of nothing but calls, as the template writes them, with arguments by each function's schema."""
+    rules, names = [], []
+    for i, (name, parameters) in enumerate(functions):
+        names.append(f"call_{i}")
+        rules.append(f"call_{i}: {json.dumps(_call_head(name))} arguments_{i} {json.dumps(CALL_TAIL)}")
+        rules.append(f"arguments_{i}: %json {_parameters(parameters)}")
+    call = " | ".join(names)
+    start = f'start: call ("\\n" call){{0,7}}\ncall: {call}' if several else f"start: {call}"
+    return Form(LLMatcher.grammar_from_lark("\n".join([start, *rules])), True)
+
+
+def free_tool_calls(functions: Sequence[tuple[str, dict[str, Any] | None]]) -> Form:
+    """A form of free text in which every tool call is one of these, with arguments by its schema."""
+    tags = [
+        llguidance.StructTag(
+            trigger=CALL_OPEN,
+            begin=_call_head(name),
+            grammar=json.loads(_parameters(parameters)),
+            end=CALL_TAIL,
+        )
+        for name, parameters in functions
+    ]
+    return Form(llguidance.StructTag.to_grammar(tags, assume_special=False), False)
+
+
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+CALL_TAIL = f"}}\n{CALL_CLOSE}"
+
+
+def _call_head(name: str) -> str:
+    return f'{CALL_OPEN}\n{{"name": {json.dumps(name)}, "arguments": '
+
+
+def _parameters(parameters: dict[str, Any] | None) -> str:
+    schema = dict(parameters or {})
+    schema.setdefault("type", "object")
+    schema["x-guidance"] = {"whitespace_pattern": WHITESPACE}
+    text = json.dumps(schema)
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise MessageError(f"a tool's parameters have {len(text)} characters; at most {MAX_SCHEMA_CHARS} are compiled")
+    return text
+
+
+class Grammars:
+    """Compiles forms for one tokenizer. vocab_size: of the model's logits, which may exceed the tokenizer's."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self.terminators = [token for token in tokenizer.eos_token_ids if token < vocab_size]
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._lock = threading.Lock()
+        self._compiled: LLTokenizer | None = None
+        self.byte_tokens: dict[int, int] = {}
+
+    @property
+    def compiled(self) -> LLTokenizer:
+        """llguidance's view of the vocabulary, built on first use (a second for 150,000 tokens)."""
+        with self._lock:
+            if self._compiled is None:
+                tokens = [self.tokenizer.token_bytes(i) for i in range(self.vocab_size)]
+                for i, token in enumerate(tokens):
+                    if len(token) == 1 and i not in self._special:
+                        self.byte_tokens.setdefault(token[0], i)
+                wrapper = llguidance.TokenizerWrapper(_Vocabulary(self, tokens))
+                self._compiled = LLTokenizer(wrapper, n_vocab=self.vocab_size, eos_token=self.terminators)
+            return self._compiled
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text as a model would write it: `<tool_call>` is one token, `<|im_end|>` is characters."""
+        ids: list[int] = []
+        for piece, token in self.tokenizer.split_added(text):
+            ids += self.tokenizer.encode_plain(piece) if token is None or token in self._special else [token]
+        return ids
+
+    def check(self, form: Form) -> None:
+        """Compile a form, or raise MessageError with what is wrong with it."""
+        is_error, found = LLMatcher.validate_grammar_with_warnings(form.grammar, self.compiled)
+        if is_error:
+            raise MessageError(f"the form asked for cannot be compiled: {_one_line(found[0])}")
+
+    def constraint(self, form: Form, *, thinking: bool, max_new_tokens: int) -> GrammarConstraint:
+        """Return what the engine asks before each token of one answer. Raises MessageError for a broken form."""
+        matcher = LLMatcher(self.compiled, form.grammar, log_level=0)
+        if matcher.is_error():
+            raise MessageError(f"the form asked for cannot be compiled: {_one_line(matcher.get_error())}")
+        return GrammarConstraint(self, matcher, form.is_json, thinking, max_new_tokens)
+
+
+class _Vocabulary:
+    """What llguidance wants to know of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, grammars: Grammars, tokens: list[bytes]) -> None:
+        self._grammars, self.tokens = grammars, tokens
+        self.eos_token_id = grammars.terminators[0]
+        self.special_token_ids = sorted(i for i in grammars.tokenizer.all_special_ids if i < len(tokens))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._grammars.encode(text.decode() if isinstance(text, bytes) else text)
+
+
+class GrammarConstraint:
+    """Follows one answer. `allowed` before a token, `accept` after it (the engine's `Constraint`)."""
+
+    def __init__(
+        self, grammars: Grammars, matcher: LLMatcher, is_json: bool, thinking: bool, max_new_tokens: int
+    ) -> None:
+        self._grammars, self._matcher, self._is_json = grammars, matcher, is_json
+        self._left = max_new_tokens
+        self._total = max_new_tokens
+        self._json = JsonState()
+        self._next_check = max_new_tokens  # tokens left at which the way to the end is measured again
+        self._forced: deque[int] = deque()
+        self._is_closing = False
+        self._tail = b"" if thinking else None  # the last bytes of the thinking; None once it has ended
+        self._ending = grammars.encode(f"{END_OF_THINKING}\n\n") if thinking else []
+
+    def allowed(self) -> Tensor:
+        """Return which tokens may come next, bool [V]; none when the grammar's own limits were exceeded."""
+        try:
+            return self._allowed()
+        except Exception:  # of one form; must not end the step of everyone in the batch
+            log.exception("a grammar failed; its request ends with an error")
+            return torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
+
+    def _allowed(self) -> Tensor:
+        if not self._forced:
+            must_end = self._must_end()
+            if self._tail is not None:
+                if not must_end:
+                    return self._all_but_terminators()
+                self._forced.extend(self._ending)
+            elif must_end:
+                self._is_closing = True
+                self._forced.extend(_closing_tokens(self._matcher, self._json, self._grammars))
+        if self._forced:
+            return self._only(self._forced[0])
+        if self._matcher.is_error():
+            return torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
+        return torch.from_numpy(_mask(self._matcher, self._grammars).view(np.bool_))
+
+    def accept(self, token_id: int) -> None:
+        """Take the token that was chosen."""
+        self._left -= 1
+        if self._forced:
+            self._forced.popleft()
+        if self._tail is not None:
+            self._think(token_id)
+        elif token_id not in self._grammars.terminators:
+            self._matcher.consume_token(token_id)
+            self._json.take(self._grammars.tokenizer.token_bytes(token_id))
+
+    def _think(self, token_id: int) -> None:
+        assert self._tail is not None
+        self._tail = (self._tail + self._grammars.tokenizer.token_bytes(token_id))[-64:]
+        end = self._tail.find(END_OF_THINKING.encode())
+        if end < 0:
+            return
+        written = self._tail[end + len(END_OF_THINKING) :].decode("utf-8", "replace")
+        if not self._forced and "\n\n".startswith(written):  # the template's blank line after thinking
+            self._forced.extend(self._grammars.encode("\n\n"[len(written) :]))
+        if not self._forced or written == "\n\n":
+            self._forced.clear()
+            self._tail = None
+
+    def _must_end(self) -> bool:
+        """Whether the room left is only what an ending takes, and a reserve for what the next tokens may open.
+
+        An ending is measured seldom: again when half of what was left over has been used.
+        """
+        if not self._is_json or self._left > self._next_check:
+            return False
+        if self._is_closing:
+            return True
+        over = self._left - self._shortest() - max(_RESERVE, self._total // 4)
+        if self._tail is not None:
+            over -= len(self._ending)
+        self._next_check = self._left - max(1, over // 2)
+        return over <= 0
+
+    def _shortest(self) -> int:
+        """Tokens that a short ending takes, its terminator included."""
+        matcher, state = self._matcher.deep_copy(), self._json.copy()
+        count = 1
+        while count < self._total:
+            tokens = _closing_tokens(matcher, state, self._grammars)
+            if not tokens or tokens[0] in self._grammars.terminators:
+                break
+            count += matcher.try_consume_tokens(tokens) or self._total
+            for token in tokens:
+                state.take(self._grammars.tokenizer.token_bytes(token))
+        return count
+
+    def _only(self, token_id: int) -> Tensor:
+        mask = torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
+        mask[token_id] = True
+        return mask
+
+    def _all_but_terminators(self) -> Tensor:
+        mask = torch.ones(self._grammars.vocab_size, dtype=torch.bool)
+        mask[self._grammars.terminators] = False
+        mask[self._grammars.tokenizer.vocab_size :] = False
+        return mask
+
+
+class JsonState:
+    """Whether the JSON written so far ends inside a string."""
+
+    def __init__(self, in_string: bool = False, escaped: bool = False) -> None:
+        self.in_string, self.escaped = in_string, escaped
+
+    def copy(self) -> JsonState:
+        return JsonState(self.in_string, self.escaped)
+
+    def take(self, data: bytes) -> None:
+        for byte in data:
+            if self.escaped:
+                self.escaped = False
+            elif byte == 0x5C and self.in_string:
+                self.escaped = True
+            elif byte == 0x22:
+                self.in_string = not self.in_string
+
+
+def _closing_tokens(matcher: LLMatcher, state: JsonState, grammars: Grammars) -> list[int]:
+    """The next tokens of a short way to the end: what is forced, else what closes or asks for least."""
+    bits = _mask(matcher, grammars)
+    for token in grammars.terminators:
+        if bits[token]:
+            return [token]
+    forced = matcher.compute_ff_tokens()
+    if forced:
+        return list(forced)
+    if state.in_string:
+        return _out_of_string(matcher, grammars) or [int(np.flatnonzero(bits)[0])]
+    for byte in _STRUCTURE:
+        token = grammars.byte_tokens.get(byte, -1)
+        if token >= 0 and bits[token]:
+            return [token]
+    return [int(token) for token in np.flatnonzero(bits)[:1]]
+
+
+def _out_of_string(matcher: LLMatcher, grammars: Grammars) -> list[int]:
+    """Find few characters after which the string may close, level by level; states are told apart by their masks."""
+    quote = grammars.byte_tokens[_QUOTE]
+    paths: list[tuple[LLMatcher, list[int]]] = [(matcher, [])]
+    first: list[int] = []
+    for _ in range(_MAX_DETOUR):
+        level: dict[bytes, tuple[LLMatcher, list[int]]] = {}
+        for at, taken in paths:
+            bits = _mask(at, grammars)
+            if bits[quote]:
+                return [*taken, quote]
+            for byte in _LETTERS:
+                token = grammars.byte_tokens.get(byte, -1)
+                if token >= 0 and bits[token] and len(level) < _MAX_PATHS:
+                    after = at.deep_copy()
+                    if after.consume_token(token):
+                        level.setdefault(after.compute_bitmask(), (after, [*taken, token]))
+        if not level:
+            return first
+        paths = list(level.values())
+        first = first or paths[0][1]
+    return first  # a long way, as with a large minLength: one step at a time
+
+
+def _mask(matcher: LLMatcher, grammars: Grammars) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.unpackbits(bits, count=grammars.vocab_size, bitorder="little")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
