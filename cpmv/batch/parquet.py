@@ -14,19 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..inputs.messages import Image, Pdf, Video
+from ..serve.prompts import Media
+from .bodies import Call, local_source, media
 from .journal import BatchError
-from .sources import (
-    Item,
-    LineError,
-    Question,
-    asked,
-    check_envelope,
-    digest,
-    local_source,
-    read_object,
-    with_local_media,
-)
+from .sources import Item, LineError, Question, check_envelope, digest, read_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +25,6 @@ if TYPE_CHECKING:
 MEDIA = ("image", "images", "video", "videos", "pdf", "pdfs", "file", "files")
 QUESTIONS = ("question", "prompt")
 IDS = ("custom_id", "id")
-_KINDS = {"image": Image, "video": Video, "pdf": Pdf}
 _ROWS_A_GROUP = 1000
 
 
@@ -112,22 +102,22 @@ class ParquetFile:
                 items.append(_item(content, len(items), given, (group, row), rows_of))
         return items
 
-    def read(self, item: Item) -> dict[str, Any]:
+    def read(self, item: Item) -> Call:
         assert not isinstance(item.place, str)
         group, row = item.place
         with self._lock:
             if self._group is None or self._group[0] != group:
                 self._group = (group, self._open().read_row_group(group, self._columns))
             values = self._group[1].slice(row, 1).to_pylist()[0]
+        folder = self.path.parent
         if self._has_body:
             check_envelope({name: value for name, value in values.items() if value is not None})
-            body = values["body"]
-            return with_local_media(read_object(_without_nulls(body)), self.path.parent)
-        media = [one for name in self._media for one in _media(values[name], name, self.path.parent)]
+            return Call(read_object(_without_nulls(values["body"])), folder)
+        found = [one for name in self._media for one in _media(values[name], name, folder, self.question.pages)]
         text = self.question.text or values.get(self._prompt or "")
         if not isinstance(text, str) or not text.strip():
             raise LineError("invalid_request", f"the row has no {self._prompt}; write what to ask")
-        return asked(media, text, self.question)
+        return Call({}, folder, [*found, text], self.question.system)
 
 
 def _item(content: str, index: int, given: Any, place: tuple[int, int], rows_of: dict[str, int]) -> Item:
@@ -143,22 +133,25 @@ def _item(content: str, index: int, given: Any, place: tuple[int, int], rows_of:
     return Item(id, f"{custom_id}#row-{row}", place, ("duplicate_custom_id", message))
 
 
-def _media(value: Any, column: str, folder: Path) -> Iterator[Any]:
-    """The media in one cell, as parts of what the column's name says, or by content."""
+def _media(value: Any, column: str, folder: Path, pages: str | None) -> Iterator[Media]:
+    """The media in one cell: pictures or videos by the column's name, else told apart by content."""
     if value is None:
         return
     if isinstance(value, list):
         for one in value:
-            yield from _media(one, column, folder)
+            yield from _media(one, column, folder, pages)
         return
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         value = local_source(value, folder)
-    if value is None or not isinstance(value, (bytes, str, Path)):
+    if not isinstance(value, (bytes, Path)):
         raise LineError("invalid_request", f"the column {column!r} holds no path, data URI or bytes")
-    kind = _KINDS.get(column.removesuffix("s"))
-    yield value if kind is None else kind(value)
+    kind = column.removesuffix("s")
+    if kind in ("image", "video"):
+        yield media(kind, value)
+    else:
+        yield media("file", value, pages=pages)
 
 
 def _without_nulls(value: Any) -> Any:

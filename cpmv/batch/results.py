@@ -24,14 +24,14 @@ def answered(item: Item, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": item.id, "custom_id": item.custom_id, "response": _response(item, 200, body), "error": None}
 
 
-def refused(item: Item, code: str, message: str, status: int | None = 400) -> dict[str, Any]:
+def refused(item: Item, code: str, message: str, status: int | None = 400, param: str | None = None) -> dict[str, Any]:
     """Return the line of an input that got no answer. status: None where there was no request, 500 for our failure."""
     message = " ".join(message.split())
     error = {"code": code, "message": message}
     if status is None:
         return {"id": item.id, "custom_id": item.custom_id, "response": None, "error": error}
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return {"id": item.id, "custom_id": item.custom_id, "response": _response(item, status, body), "error": error}
 
 

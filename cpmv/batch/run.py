@@ -16,15 +16,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError, CpmvError, MediaError
-from .bodies import Ask, Defaults, completion, read_body
+from ..serve.errors import ApiError
+from ..serve.structured import Grammars
+from .bodies import Ask, Defaults, read_call
 from .results import answered, refused
 from .sources import Item, LineError, Source
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine, Request
-    from ..engine.output import Output, Piece
+    from ..engine.output import Piece
     from ..inputs.processor import Processor
     from ..model.config import ModelInputs
+    from ..serve.answers import Choice, Reply
 
 log = logging.getLogger("cpmv")
 
@@ -98,6 +101,7 @@ class Worker:
     ) -> None:
         self._source, self._processor, self._engine = source, processor, engine
         self._defaults, self._model, self._deliver = defaults, model, deliver
+        self._grammars = Grammars(processor.tokenizer, processor.config.language.vocab_size)
         self._budget = Budget(prepared_bytes)
         self._stopped = threading.Event()
         self._requests: set[Request] = set()
@@ -110,59 +114,40 @@ class Worker:
         try:
             if item.problem is not None:
                 raise LineError(*item.problem)
-            ask = read_body(self._source.read(item), self._defaults)
-            inputs = self._processor(ask.messages, enable_thinking=ask.thinking, **ask.processor)
-            self._begin(item, ask, inputs)
+            ask = read_call(self._source.read(item), self._defaults)
+            self._begin(item, ask, ask.prepare(self._processor))
         except Exception as error:
-            self._deliver(_failure(item, error))
+            self._deliver(failure(item, error))
 
     def _begin(self, item: Item, ask: Ask, inputs: ModelInputs) -> None:
-        size = inputs.patches.nbytes
-        self._budget.take(size)
-        pending = _Pending(self, item, ask.num_answers, inputs, size)
+        params = ask.params(self._engine.capacity - len(inputs))
+        constraints = ask.constraints(self._grammars, params)
+        pending = _Pending(self, item, ask.reply(item.id, self._model, inputs), ask.choices(self._processor), inputs)
+        self._budget.take(pending.size)
         try:
-            for index in range(ask.num_answers):
+            for index, (one, constraint) in enumerate(zip(params, constraints, strict=True)):
                 if self._stopped.is_set():
                     raise EngineFailure("the run was stopped")
-                params, on_piece = ask.params_of(index), partial(pending.on_piece, index)
-                request = self._engine.add(inputs, params, thinking=ask.thinking, on_piece=on_piece)
+                on_piece = partial(pending.on_piece, index)
+                request = self._engine.add(
+                    inputs, one, thinking=ask.request.thinking, constraint=constraint, on_piece=on_piece
+                )
                 with self._lock:
                     self._requests.add(request)
         except BaseException:
-            self._budget.give_back(size)
+            self._budget.give_back(pending.size)
             raise
 
-    def finished(self, item: Item, requests: Sequence[Request], inputs: ModelInputs, size: int) -> None:
+    def finished(self, pending: _Pending) -> None:
         """Take the answers of an item; called on the engine's thread."""
-        self._budget.give_back(size)
+        self._budget.give_back(pending.size)
         with self._lock:
-            self._requests.difference_update(requests)
-        if self._stopped.is_set():
-            return
-        try:
-            result = self._result(item, requests, inputs)
-        except Exception as error:
-            result = _failure(item, error)
-        self._deliver(result)
-
-    def _result(self, item: Item, requests: Sequence[Request], inputs: ModelInputs) -> dict[str, Any]:
-        outputs: list[Output] = []
-        for request in requests:
-            if request.error is not None:
-                return _failure(item, request.error)
-            if request.output is None or request.output.finish_reason not in ("stop", "length"):
-                raise EngineFailure("the engine ended the request before its answer")
-            outputs.append(request.output)
-        bounds = inputs.image_bounds
-        body = completion(
-            outputs,
-            id=item.id,
-            model=self._model,
-            num_visual_tokens=int((bounds[:, 1] - bounds[:, 0]).sum()),
-            num_cached_tokens=requests[0].timing.num_cached_tokens,
-            tokenizer=self._processor.tokenizer,
-        )
-        return answered(item, body)
+            self._requests.difference_update(pending.finished)
+        if not self._stopped.is_set():
+            try:
+                self._deliver(pending.result())
+            except Exception as error:
+                self._deliver(failure(pending.item, error))
 
     def stop(self) -> None:
         """Deliver nothing more; what the engine still works at is cancelled."""
@@ -175,25 +160,44 @@ class Worker:
 
 
 class _Pending:
-    """The answers of one item that the engine still works at."""
+    """The answers to one item, on their way."""
 
-    def __init__(self, worker: Worker, item: Item, count: int, inputs: ModelInputs, size: int) -> None:
-        self._worker, self._item, self._inputs, self._size = worker, item, inputs, size
-        self._finished: list[Request | None] = [None] * count
+    def __init__(self, worker: Worker, item: Item, reply: Reply, choices: list[Choice], inputs: ModelInputs) -> None:
+        self._worker, self.item, self._reply, self._choices = worker, item, reply, choices
+        self.size = inputs.patches.nbytes  # what it holds while it waits
+        self.finished: dict[Request, int] = {}
+        self._error: Exception | None = None
 
     def on_piece(self, index: int, request: Request, piece: Piece | None) -> None:
-        if piece is None:
-            self._finished[index] = request
-            requests = [one for one in self._finished if one is not None]
-            if len(requests) == len(self._finished):
-                self._worker.finished(self._item, requests, self._inputs, self._size)
+        choice = self._choices[index]
+        if piece is not None:
+            choice.take(piece)
+            return
+        self.finished[request] = index
+        output = request.output
+        if request.error is not None:
+            self._error = request.error
+        elif output is None or output.finish_reason not in ("stop", "length"):
+            self._error = EngineFailure("the engine ended the request before its answer")
+        else:
+            choice.finish(output)
+        if len(self.finished) == len(self._choices):
+            self._worker.finished(self)
+
+    def result(self) -> dict[str, Any]:
+        if self._error is not None:
+            return failure(self.item, self._error)
+        first = next(request for request, index in self.finished.items() if index == 0)
+        return answered(self.item, self._reply.whole(self._choices, first.timing.num_cached_tokens))
 
 
-def _failure(item: Item, error: BaseException) -> dict[str, Any]:
+def failure(item: Item, error: BaseException) -> dict[str, Any]:
     """Return the line of an input that an error ended: its own mistake, or ours."""
     message = str(error)
     if isinstance(error, LineError):
         return refused(item, error.code, message, None if error.code in _NO_REQUEST else 400)
+    if isinstance(error, ApiError):
+        return refused(item, error.code or "invalid_request", error.message, error.status, error.param)
     if isinstance(error, ContextLengthError):
         return refused(item, "context_length_exceeded", message)
     if isinstance(error, MediaError):

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
-from ..errors import CpmvError, MessageError
-from ..inputs.messages import Message, Pdf, Text, as_media
+from ..errors import CpmvError
+from .bodies import Call, media
 from .journal import BatchError
 
 ENDPOINT = "/v1/chat/completions"
@@ -60,8 +59,8 @@ class Source(Protocol):
     def items(self) -> list[Item]:
         """List all inputs in the order of the output."""
 
-    def read(self, item: Item) -> dict[str, Any]:
-        """Return the body of its request. Raises CpmvError."""
+    def read(self, item: Item) -> Call:
+        """Return its request. Raises CpmvError."""
 
 
 def open_source(path: str, question: Question, job: Mapping[str, Any], exclude: tuple[Path, ...] = ()) -> Source:
@@ -115,9 +114,10 @@ class Folder:
         id = digest(self._job, name, f"{stat.st_size} {stat.st_mtime_ns}")
         return Item(id, name.decode("utf-8", "backslashreplace"), str(file))
 
-    def read(self, item: Item) -> dict[str, Any]:
-        assert isinstance(item.place, str)
-        return asked([self.root / item.place], self.question.text, self.question)
+    def read(self, item: Item) -> Call:
+        assert isinstance(item.place, str) and self.question.text
+        file = media("file", self.root / item.place, pages=self.question.pages)
+        return Call({}, self.root, [file, self.question.text], self.question.system)
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         try:
@@ -163,14 +163,14 @@ class JsonLines:
             return Item(id, f"{custom_id}#line-{number}", place, ("duplicate_custom_id", message))
         return Item(id, custom_id, place)
 
-    def read(self, item: Item) -> dict[str, Any]:
+    def read(self, item: Item) -> Call:
         assert not isinstance(item.place, str)
         offset, length = item.place
         with self.path.open("rb") as file:
             file.seek(offset)
             line = _parse_line(file.read(length))
         check_envelope(line)
-        return with_local_media(read_object(line.get("body")), self.path.parent)
+        return Call(read_object(line.get("body")), self.path.parent)
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
@@ -209,66 +209,6 @@ def read_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise LineError("invalid_request", "there is no body; give a JSON object with messages")
     return body
-
-
-def asked(media: Sequence[Any], text: str | None, question: Question) -> dict[str, Any]:
-    """Return the body that asks one question about media, told apart by content."""
-    parts: list[Any] = [as_media(one) for one in media]
-    for part in parts:
-        if isinstance(part, Pdf):
-            part.pages = question.pages
-    messages = [Message("user", [*parts, *([Text(text)] if text else [])])]
-    if question.system:
-        messages.insert(0, Message("system", [Text(question.system)]))
-    return {"messages": messages}
-
-
-def with_local_media(body: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Let the media that a body names by file be found: `file:` addresses and paths, relative to IN's own folder.
-
-    Nothing is downloaded; another address is refused where it stands.
-    """
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        return body
-    return {**body, "messages": [_message_with_media(message, folder) for message in messages]}
-
-
-def _message_with_media(message: Any, folder: Path) -> Any:
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [_part_with_media(part, folder) for part in content]}
-
-
-def _part_with_media(part: Any, folder: Path) -> Any:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in ("image", "video", "pdf", "file") and isinstance(part.get(kind), str):
-        return {**part, kind: local_source(part[kind], folder)}
-    if kind in ("image_url", "video_url"):
-        inner = part.get(kind)
-        url = inner.get("url") if isinstance(inner, Mapping) else inner
-        if isinstance(url, str) and not url.startswith("data:"):
-            source = kind.removesuffix("_url")
-            rest = {key: value for key, value in part.items() if key not in ("type", kind)}
-            if isinstance(inner, Mapping) and inner.get("detail") == "low":
-                rest["max_slice_nums"] = 1
-            return {"type": source, source: local_source(url, folder), **rest}
-    return part
-
-
-def local_source(address: str, folder: Path) -> Any:
-    """Return the path or data URI that an address names. Raises MessageError for one on another machine."""
-    if address.startswith("data:"):
-        return address
-    if address.startswith("file://"):
-        parts = urlsplit(address)
-        if parts.netloc not in ("", "localhost"):
-            raise MessageError(f"{address[:80]!r} names another machine; nothing is downloaded, give a local file")
-        address = unquote(parts.path)
-    elif "://" in address[:10]:
-        raise MessageError(f"{address[:80]!r} is not downloaded; fetch it first and name the file, or give a data URI")
-    return folder / Path(address).expanduser()
 
 
 def _encodes(text: str) -> bool:

@@ -22,9 +22,9 @@ from .arguments import UsageError, described, number, parse, text
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from ..batch.bodies import Defaults
     from ..batch.job import Job
     from ..batch.run import Tally
-    from ..engine.sampling import SamplingParams
 
 _Flag = tyro.conf.FlagCreatePairsOff
 
@@ -73,8 +73,10 @@ class Batch:
     greedy: Annotated[bool, _Flag, described("always take the likeliest token, where an input does not say")] = False
     seed: Annotated[int | None, number(int, "N", 0), described("make the drawing of tokens repeatable")] = None
     max_new_tokens: Annotated[
-        int, number(int, "N", 1), described("longest answer in tokens, where an input does not say (default: 2048)")
-    ] = 2048
+        int | None,
+        number(int, "N", 1),
+        described("longest answer in tokens, where an input does not say (default: 2048, 8192 when thinking)"),
+    ] = None
     max_batch: Annotated[
         int | None, number(int, "N", 1, 1024), described("answers generated at once (default: 64)")
     ] = None
@@ -90,20 +92,23 @@ class Batch:
     overwrite: Annotated[bool, _Flag, described("begin anew, throwing away what OUT and its journal hold")] = False
     json: Annotated[bool, _Flag, described("print one JSON object at the end")] = False
 
-    def sampling(self) -> SamplingParams:
-        from ..engine.sampling import SamplingParams
+    def defaults(self) -> Defaults:
+        """What applies where an input says nothing, in the words of its body."""
+        from ..batch.bodies import Defaults
 
-        params = SamplingParams.reference(True, max_new_tokens=self.max_new_tokens, seed=self.seed)
-        return params.replace(temperature=0.0, repetition_penalty=1.0) if self.greedy else params
-
-    def processing(self) -> dict[str, Any]:
-        given = {"fps": self.fps, "packing": self.packing, "max_slice_nums": self.max_slices}
-        return {name: value for name, value in given.items() if value is not None}
+        fields: dict[str, Any] = {"temperature": 0, "repetition_penalty": 1.0} if self.greedy else {}
+        fields |= _given(max_completion_tokens=self.max_new_tokens, seed=self.seed)
+        template = {"enable_thinking": True} if self.think else {}
+        return Defaults(fields, template, _given(fps=self.fps, packing=self.packing, max_slice_nums=self.max_slices))
 
     def shape(self) -> dict[str, Any]:
         """What decides the answers: a resumed run must have the same."""
         names = ("model", "dtype", "think", "fps", "packing", "max_slices", "greedy", "seed", "max_new_tokens")
         return {name: getattr(self, name) for name in names}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def run(argv: list[str]) -> int:
@@ -153,7 +158,6 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _run_here(options: Batch, job: Job) -> None:
     import cpmv
 
-    from ..batch.bodies import Defaults
     from ..engine.engine import Engine
 
     with Progress("loading", "bytes") as loading:
@@ -173,7 +177,7 @@ def _run_here(options: Batch, job: Job) -> None:
             job.run_here(
                 model.processor,
                 engine,
-                Defaults(options.sampling(), options.think, options.processing()),
+                options.defaults(),
                 options.model or "bundled",
                 window=2 * max_batch + workers,
                 workers=workers,
@@ -184,13 +188,12 @@ def _run_here(options: Batch, job: Job) -> None:
 
 
 def _run_on_cluster(options: Batch, job: Job) -> None:
-    from ..batch.bodies import Defaults
     from ..cluster.batch import Replica, run_on_ray
 
     assert options.cluster is not None
     replica = Replica(
         source=job.source,
-        defaults=Defaults(options.sampling(), options.think, options.processing()),
+        defaults=options.defaults(),
         load={name: getattr(options, name) for name in ("device", "dtype", "mmproj", "max_memory")},
         model=options.model,
         max_batch=options.max_batch or DEFAULT_BATCH,

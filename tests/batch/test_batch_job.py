@@ -75,6 +75,19 @@ def test_a_folder_gives_a_line_a_file_in_order(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.jsonl"]
 
 
+def test_pages_are_for_the_documents_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "3.txt").unlink()
+    pictures = [synthetic_image(60, 40, seed) for seed in (1, 2)]
+    pictures[0].save(folder / "two.pdf", save_all=True, append_images=pictures[1:])
+    assert run(folder, tmp_path / "one.jsonl", "--pages", "2") == 0
+    assert run(folder, tmp_path / "all.jsonl") == 0
+    tokens = [
+        lines_of(tmp_path / name)[-1]["response"]["body"]["usage"]["prompt_tokens_details"]["visual_tokens"]
+        for name in ("one.jsonl", "all.jsonl")
+    ]
+    assert tokens[0] * 2 == tokens[1]
+
+
 def test_without_a_bad_input_the_exit_code_is_0(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +256,7 @@ def test_requests_in_the_batch_format(tmp_path: Path, model: cpmv.Model) -> None
     lines = [
         request("several", n=3, seed=7, max_tokens=3, temperature=1.0),
         request("logprobs", logprobs=True, top_logprobs=2, max_tokens=2),
+        request("shaped", structured_outputs={"choice": ["yes", "no"]}, max_tokens=8),
         request("surprise", surprise=1),
         request("long", messages=[{"role": "user", "content": "word " * 50_000}]),
         "not JSON",
@@ -252,15 +266,16 @@ def test_requests_in_the_batch_format(tmp_path: Path, model: cpmv.Model) -> None
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(out).to_pylist()
-    assert [row["custom_id"] for row in rows] == ["several", "logprobs", "surprise", "long", "line-5"]
+    assert [row["custom_id"] for row in rows] == ["several", "logprobs", "shaped", "surprise", "long", "line-6"]
     several, logprobs = (json.loads(row["response"]["body"]) for row in rows[:2])
     assert len(several["choices"]) == 3 and rows[0]["content"] == several["choices"][0]["message"]["content"]
     tokens = logprobs["choices"][0]["logprobs"]["content"]
     assert len(tokens) >= 1 and all(len(token["top_logprobs"]) == 2 for token in tokens)
     assert all(token["logprob"] <= 0 and isinstance(token["bytes"], list) for token in tokens)
-    codes = [row["error"]["code"] for row in rows[2:]]
-    assert codes[1:] == ["context_length_exceeded", "invalid_json_line"]
-    assert "surprise" in rows[2]["error"]["message"] and rows[4]["response"] is None
+    assert rows[2]["content"] in ("yes", "no")
+    codes = [row["error"]["code"] for row in rows[3:]]
+    assert codes == ["unknown_field", "context_length_exceeded", "invalid_json_line"]
+    assert "surprise" in rows[3]["error"]["message"] and rows[5]["response"] is None
     assert main(["batch", str(source), str(out), *SHORT]) == 1  # complete, and known to be
 
 

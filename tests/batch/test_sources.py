@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from conftest import synthetic_image
 
+from cpmv.batch.bodies import Call, media
 from cpmv.batch.journal import BatchError
 from cpmv.batch.sources import Question, open_source
 from cpmv.errors import CpmvError
-from cpmv.inputs.messages import Image, Message, Text
 
 QUESTION = Question("What is this?")
 
@@ -61,9 +61,8 @@ class TestFolder:
 
     def test_the_request_shows_the_file_and_asks_the_question(self, folder: Path) -> None:
         source = open_source(str(folder), Question("What is this?", "Be brief."), {})
-        system, user = source.read(source.items()[0])["messages"]
-        assert system == Message("system", [Text("Be brief.")])
-        assert user == Message("user", [Image(folder / "a/1.png"), Text("What is this?")])
+        call = source.read(source.items()[0])
+        assert call == Call({}, folder, [media("file", folder / "a/1.png"), "What is this?"], "Be brief.")
 
     def test_an_id_changes_with_the_file_and_the_job_and_with_nothing_else(self, folder: Path) -> None:
         ids = [item.id for item in open_source(str(folder), QUESTION, {"seed": 1}).items()]
@@ -82,7 +81,7 @@ class TestFolder:
         source = open_source(str(folder), QUESTION, {})
         item = source.items()[-1]
         assert item.custom_id == "\\xff.png" and json.dumps(item.custom_id)
-        assert source.read(item)["messages"][0].content[0].source.is_file()
+        assert source.read(item).parts[0].data.is_file()
 
     def test_a_question_is_needed(self, folder: Path) -> None:
         with pytest.raises(BatchError, match="add -q"):
@@ -97,8 +96,8 @@ class TestJsonLines:
         source = self.open(tmp_path, request("one"), "", request("zwei ü", [{"type": "text", "text": "Hi?"}]))
         items = source.items()
         assert [item.custom_id for item in items] == ["one", "zwei ü"]
-        assert source.read(items[1])["messages"][0]["content"] == [{"type": "text", "text": "Hi?"}]
-        assert source.read(items[0])["messages"][0]["content"] == "Hello?"
+        assert source.read(items[1]).body["messages"][0]["content"] == [{"type": "text", "text": "Hi?"}]
+        assert source.read(items[0]) == Call(request("one")["body"], tmp_path)
 
     @pytest.mark.parametrize(
         ("line", "code"),
@@ -133,29 +132,12 @@ class TestJsonLines:
             (request("x", extra=1), "unknown field 'extra'"),
             ({"custom_id": "x", "method": "POST", "url": "/v1/chat/completions"}, "there is no body"),
             ({"custom_id": "x", "body": 7}, "there is no body"),
-            (request("x", [{"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}]), "is not downloaded"),
-            (request("x", [{"type": "image_url", "image_url": {"url": "file://host/c.png"}}]), "another machine"),
         ],
     )
     def test_what_cannot_be_asked_is_said(self, tmp_path: Path, line: Any, words: str) -> None:
         source = self.open(tmp_path, line)
         with pytest.raises(CpmvError, match=words):
             source.read(source.items()[0])
-
-    @pytest.mark.parametrize("address", ["pictures/a b.png", "file://{folder}/pictures/a%20b.png"])
-    def test_media_are_found_beside_the_file(self, tmp_path: Path, address: str) -> None:
-        picture = tmp_path / "pictures" / "a b.png"
-        picture.parent.mkdir()
-        picture.write_bytes(png())
-        url = address.format(folder=tmp_path)
-        parts = [
-            {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
-            {"type": "image_url", "image_url": {"url": data_uri()}},
-        ]
-        source = self.open(tmp_path, request("x", parts))
-        local, inline = source.read(source.items()[0])["messages"][0]["content"]
-        assert local == {"type": "image", "image": picture, "max_slice_nums": 1}
-        assert inline == parts[1]
 
     def test_a_question_on_the_command_line_has_no_place(self, tmp_path: Path) -> None:
         with pytest.raises(BatchError, match="leave out -q"):
@@ -190,8 +172,8 @@ class TestParquet:
         items = source.items()
         assert [item.custom_id for item in items] == ["7", "8", "7#row-3", "row-4"]
         assert items[2].problem is not None and "repeats the id '7' of row 1" in items[2].problem[1]
-        assert source.read(items[0])["messages"][0].content == [Image(png()), Text("One?")]
-        assert source.read(items[1])["messages"][0].content == [Image(tmp_path / "here.png"), Text("Two?")]
+        assert source.read(items[0]).parts == [media("image", png()), "One?"]
+        assert source.read(items[1]).parts == [media("image", tmp_path / "here.png"), "Two?"]
         with pytest.raises(CpmvError, match="no question"):
             source.read(items[3])
         again = pickle.loads(pickle.dumps(source))  # as it goes to another machine
@@ -202,8 +184,8 @@ class TestParquet:
             self.write(tmp_path / "in.parquet", [{"images": [png(1), png(2)]}, {"images": []}]), QUESTION, {}
         )
         items = source.items()
-        assert source.read(items[0])["messages"][0].content == [Image(png(1)), Image(png(2)), Text("What is this?")]
-        assert source.read(items[1])["messages"][0].content == [Text("What is this?")]
+        assert source.read(items[0]).parts == [media("image", png(1)), media("image", png(2)), "What is this?"]
+        assert source.read(items[1]).parts == ["What is this?"]
 
     @pytest.mark.parametrize("as_text", [True, False])
     def test_rows_in_the_batch_format(self, tmp_path: Path, as_text: bool) -> None:
@@ -211,7 +193,7 @@ class TestParquet:
         other = request("b", [{"type": "image_url", "image_url": {"url": data_uri()}}])
         rows = [{**one, "body": json.dumps(one["body"]) if as_text else one["body"]} for one in (line, other)]
         source = open_source(self.write(tmp_path / "in.parquet", rows), Question(), {})
-        bodies = [source.read(item) for item in source.items()]
+        bodies = [source.read(item).body for item in source.items()]
         assert bodies == [line["body"], other["body"]]
 
     def test_what_does_not_go_together(self, tmp_path: Path) -> None:
