@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="length in steps instead")
     sub.add_argument("--atlas", type=Path, help="glyph atlas, as python -m cpmv.train.draw.atlas writes it")
     sub.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    sub.add_argument("--init", type=Path, help="start from the weights of this export (or run, with its moments)")
+    sub.add_argument("--init", type=Path, help="start from this run (with its moments), export, or checkpoint folder")
     sub.add_argument("--decay-from", type=Path, help="as --init, and only decay the learning rate from there")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it stopped")
     sub.add_argument("--lr", type=float, help="peak learning rate (Muon's; AdamW uses 0.6 of it)")
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--compile", choices=("auto", "on", "off"))
     sub.add_argument("--graphs", choices=("auto", "whole", "step", "off"), help="what goes into CUDA graphs")
     sub.add_argument("--peak-tflops", type=float, help="peak of the device, for MFU")
+    sub.add_argument("--profile-step", type=int, metavar="STEP", help="write where the time goes, profile.txt in --out")
     sub.add_argument("--no-tensorboard", action="store_true")
     sub.add_argument("--smoke", action="store_true", help="all stages in 120 steps, to see that everything works")
     return main
@@ -65,6 +66,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         "compile": args.compile,
         "graphs": args.graphs,
         "peak_tflops": args.peak_tflops,
+        "profile_step": args.profile_step,
     }
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if args.no_tensorboard:

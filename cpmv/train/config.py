@@ -19,10 +19,16 @@ Shape = tuple[int, int]  # rows, columns of patches
 
 @dataclass(frozen=True)
 class Combination:
-    """The patch grids of one step: text and scenes are split evenly over `pictures`; clips use `clips`."""
+    """The patch grids of one step: text and scenes are split evenly over `pictures`; clips use `clips`.
+
+    Of composed samples: `single` pictures, a `page` of (width, height) px before it is resized and sliced, and frames.
+    """
 
     pictures: tuple[Shape, ...]
     clips: Shape
+    single: Shape | None = None
+    page: tuple[int, int] | None = None
+    frame: Shape | None = None
 
 
 # Ten picture grids of 130 to 361 patches, aspect 1:4 to 4:1, and five clip grids. A model trained on a single grid
@@ -33,6 +39,17 @@ TEN_GRIDS = (
     Combination(((21, 15), (13, 10)), (10, 6)),
     Combination(((10, 22), (32, 8)), (7, 8)),
     Combination(((25, 10), (8, 30)), (9, 8)),
+)
+# The preprocessing enlarges or shrinks every unsliced picture and every frame to about 256 patches, so these are the
+# grids that users' pictures have; pages are cut into 2 to 9 slices.
+REAL_GRIDS = (
+    Combination(((19, 19), (12, 12)), (8, 8), (16, 16), (448, 448), (16, 16)),
+    Combination(((16, 16), (14, 17)), (6, 10), (13, 20), (300, 420), (13, 20)),
+    Combination(((21, 15), (13, 10)), (10, 6), (20, 13), (448, 672), (18, 14)),
+    Combination(((10, 22), (32, 8)), (16, 16), (11, 23), (640, 480), (16, 16)),
+    Combination(((25, 10), (8, 30)), (14, 18), (23, 11), (224, 448), (14, 18)),
+    Combination(((16, 16), (7, 38)), (9, 8), (18, 14), (448, 336), (11, 23)),
+    Combination(((13, 20), (40, 6)), (18, 14), (14, 18), (672, 672), (20, 13)),
 )
 UNSEEN_GRIDS = ((17, 17), (18, 14), (13, 19), (24, 12), (11, 26))
 
@@ -53,6 +70,27 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class ComposedConfig:
+    """Composed samples of a step on each GPU (`train/composed.py`): places, and which kinds fill them at what weight.
+
+    singles: pictures; pages: pictures that are sliced; packages: groups of up to six frames; texts: conversations
+    without pictures. tokens: length of the row they share. Kinds outside `whole_page_kinds` are drawn larger on a page.
+    """
+
+    singles: int = 64
+    pages: int = 12
+    packages: int = 12
+    texts: int = 16
+    tokens: int = 14336
+    single_kinds: dict[str, float] = field(default_factory=dict)
+    page_kinds: dict[str, float] = field(default_factory=dict)
+    clip_kinds: dict[str, float] = field(default_factory=dict)
+    text_kinds: dict[str, float] = field(default_factory=dict)
+    whole_page_kinds: tuple[str, ...] = ("page", "corrupted")
+    workers: int = 14  # processes that make documents, on each GPU
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a run, written beside its results as `run.json`.
 
@@ -70,6 +108,7 @@ class TrainConfig:
     drawer: str = "device"  # "device": cpmv.train.draw on an atlas; "words": single words, nothing to install
     mix: dict[str, int] = field(default_factory=lambda: {"text": 200, "scene": 72, "clip": 48})
     combinations: tuple[Combination, ...] = TEN_GRIDS
+    composed: ComposedConfig | None = None
     unseen_grids: tuple[Shape, ...] = UNSEEN_GRIDS
     steps: int | None = None
     seconds: float | None = None
@@ -94,6 +133,7 @@ class TrainConfig:
     graphs: str = "auto"  # CUDA graphs: "whole" (with drawing), "step" (without), "off"; auto: whole on CUDA
     peak_tflops: float | None = None
     tensorboard: bool = True
+    profile_step: int | None = None  # write where this step's time goes
 
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
@@ -227,6 +267,108 @@ def tiny_j1() -> TrainConfig:
     return TrainConfig(model=model, preprocessor=preprocessor_json(model), seconds=540.0, tokens_per_sample=100)
 
 
+# What fills the places of composed samples, by stage: kinds of `train/draw/documents.py` and their weights.
+_SINGLES = {
+    "label": 2.0,
+    "receipt": 1.2,
+    "table": 1.2,
+    "form": 1.0,
+    "chart": 2.0,
+    "page": 0.6,
+    "scene": 1.6,
+    "several": 2.0,
+}
+_PAGES = {"page": 5.0, "table": 1.5, "receipt": 1.0, "form": 0.8, "chart": 0.8, "label": 0.6}
+
+
+def tiny_j2() -> TrainConfig:
+    """Documents: pages that are sliced, receipts, labels, forms, tables, charts, several pictures, longer clips.
+
+    Command:  cpmv train pretrain --preset tiny-j2 --init runs/j1b/final --atlas atlas.npz --tokenizer tok --out runs/j2
+    Time:     9 minutes on one H100 or H200.
+    Expected: see docs/tiny-model.md.
+    """
+    model = tiny_m()
+    return TrainConfig(
+        model=model,
+        preprocessor=preprocessor_json(model),
+        seconds=540.0,
+        tokens_per_sample=100,
+        sequence_length=176,
+        mix={"text": 112, "scene": 32, "clip": 16},
+        combinations=REAL_GRIDS,
+        composed=ComposedConfig(
+            singles=80,
+            pages=14,
+            packages=16,
+            texts=18,
+            tokens=16384,
+            single_kinds=_SINGLES,
+            page_kinds=_PAGES,
+            clip_kinds={"clip": 1.0},
+            text_kinds={"text": 1.0},
+        ),
+        schedule=Schedule("constant", warmup_steps=200),
+        aux_fade=(0.5, 1.2),
+        evaluate_every_s=240.0,
+        evaluate_samples=32,
+        keep_stable=False,
+    )
+
+
+def tiny_p3() -> TrainConfig:
+    """Corruption joins: a third of the pages have regions that are noisy or covered and are asked for.
+
+    Command:  cpmv train pretrain --preset tiny-p3 --init runs/j2 --atlas atlas.npz --tokenizer tok --out runs/p3
+    Time:     8 minutes on one H100 or H200.
+    Expected: see docs/tiny-model.md.
+    """
+    start = tiny_j2()
+    assert start.composed is not None
+    composed = dataclasses.replace(
+        start.composed,
+        single_kinds={**_SINGLES, "corrupted": 1.5, "think": 2.0},
+        page_kinds={**_PAGES, "corrupted": 4.0, "think": 1.0},
+        clip_kinds={"clip": 1.0, "think_clip": 0.2},
+        text_kinds={"text": 1.0, "think_text": 0.6},
+    )
+    return dataclasses.replace(
+        start,
+        seconds=480.0,
+        composed=composed,
+        schedule=Schedule("constant", warmup_steps=20),
+        aux_weight=0.15,
+        aux_fade=(0.0, 1.0),
+    )
+
+
+def tiny_s2() -> TrainConfig:
+    """Instructions, thinking and packing while the rate decays; the auxiliary losses are off.
+
+    Command:  cpmv train pretrain --preset tiny-s2 --init runs/p3 --atlas atlas.npz --tokenizer tok --out runs/s2
+    Time:     9 minutes on one H100 or H200.
+    Expected: see docs/tiny-model.md.
+    """
+    start = tiny_p3()
+    assert start.composed is not None
+    singles = {**_SINGLES, "corrupted": 1.0, "think": 4.0}
+    composed = dataclasses.replace(
+        start.composed,
+        texts=24,
+        single_kinds=singles,
+        clip_kinds={"clip": 1.0, "think_clip": 0.3},
+        text_kinds={"text": 1.0, "think_text": 1.0},
+    )
+    return dataclasses.replace(
+        start,
+        seconds=540.0,
+        composed=composed,
+        schedule=Schedule("linear", warmup_steps=20, floor=0.01),
+        aux_weight=0.003,
+        aux_fade=(-1.0, 0.0),
+    )
+
+
 def tiny_j1_s() -> TrainConfig:
     """The same start with the small model, for ablations.
 
@@ -268,5 +410,8 @@ def tiny_words() -> TrainConfig:
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny-j1": tiny_j1,
     "tiny-j1-s": tiny_j1_s,
+    "tiny-j2": tiny_j2,
+    "tiny-p3": tiny_p3,
+    "tiny-s2": tiny_s2,
     "tiny-words": tiny_words,
 }

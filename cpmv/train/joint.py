@@ -11,7 +11,7 @@ D and Q make the language model look at the picture, which the LM loss alone doe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from .joint_model import IGNORE, QUERY_POINTS, JointBatch, JointModel, Pass
 from .metrics import step_flops
 
 if TYPE_CHECKING:
+    from .composed import Composer, HostBatch
     from .draw import Batch, Grid
 
 log = logging.getLogger("cpmv")
@@ -46,6 +47,8 @@ class JointObjective:
 
     mix: samples of each kind on this GPU. `weights` are device scalars in the order of `names`. packed_tokens: length
     of the one row that all samples of a step share, None: a padded row each. What does not fit the row is cut.
+    composer, host_batches: add composed samples as a second micro-batch; host_batches(step) yields those of that step
+    and the following ones.
     """
 
     names: tuple[str, ...] = ("lm", "dense", "query")
@@ -61,7 +64,12 @@ class JointObjective:
         aux_weight: float = 0.5,
         shift: bool = True,
         packed_tokens: int | None = None,
+        composer: Composer | None = None,
+        host_batches: Callable[[int], Iterator[HostBatch]] | None = None,
     ) -> None:
+        self.composer, self._host_batches = composer, host_batches
+        self._hosts: Iterator[HostBatch] | None = None
+        self._next_host = -1
         self.model, self.drawer, self.mix, self.combinations = model, drawer, dict(mix), tuple(combinations)
         self.shift, self.packed_tokens = shift, packed_tokens
         self.device = model.model.device
@@ -88,10 +96,7 @@ class JointObjective:
         return [(grid, kinds) for grid, kinds in plan if sum(count for _, count in kinds)]
 
     def key(self, step: int, seed: int) -> int:
-        """Which combination step `step` uses: every one once a round, the order of a round drawn from the seed."""
-        num = len(self.combinations)
-        order = np.random.default_rng((seed, step // num)).permutation(num)
-        return int(order[step % num])
+        return combination_of(step, seed, len(self.combinations))
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The model's parameters by their released names, then the heads'."""
@@ -107,16 +112,34 @@ class JointObjective:
         length, frames = self._shape
         samples = self.samples_per_step
         tokens = self.packed_tokens or samples * length
-        config, combination = self.model.model.config, self.combinations[key]
-        return step_flops(config, combination, self.mix, tokens, tokens // samples, frames, self.model.num_classes)
+        config, combination, classes = self.model.model.config, self.combinations[key], self.model.num_classes
+        total = 0.0 if self.composer is None else self.composer.flops(key, classes)
+        if sum(self.mix.values()):
+            total += step_flops(config, combination, self.mix, tokens, tokens // samples, frames, classes)
+        return total
+
+    def feed(self, key: int, step: int) -> None:
+        """Bring the composed samples of a step to the device, before `load`."""
+        if self.composer is None:
+            return
+        assert self._host_batches is not None
+        if self._hosts is None or step != self._next_host:
+            self._hosts = self._host_batches(step)
+        self._next_host = step + 1
+        batch = next(self._hosts)
+        self.samples_per_step = sum(self.mix.values()) + len(batch.ends)
+        self.composer.feed(key, batch)
 
     def load(self, key: int, generator: torch.Generator | None) -> list[JointBatch]:
-        """Draw one step's micro-batches (here one)."""
+        """Draw one step's micro-batches: those of `mix`, then the composed ones."""
         parts = []
         for shape, kinds in self._parts[key]:
             batches = [self.draw(kind, count, shape, generator) for kind, count in kinds]
             parts.append((shape, batches))
-        return [self.assemble(parts, generator)]
+        out = [self.assemble(parts, generator)] if parts else []
+        if self.composer is not None:
+            out.append(self.composer.load(key, self, generator))
+        return out
 
     def draw(self, kind: str, count: int, shape: Shape | None, generator: torch.Generator | None) -> Batch:
         from .draw import Grid
@@ -180,22 +203,28 @@ class JointObjective:
 
     def _pass(self, shape: Shape, batches: Sequence[Batch], generator: torch.Generator | None) -> Pass:
         pixels = torch.cat([b.pixels for b in batches])
+        if pixels.shape[1] == 1:
+            return self.picture_pass(shape, pixels, generator)
+        temporal, present = (torch.cat([getattr(b, n) for b in batches]) for n in ("temporal_ids", "frame_mask"))
+        return self.picture_pass(shape, pixels, generator, temporal, present)
+
+    def picture_pass(
+        self,
+        shape: Shape,
+        pixels: Tensor,
+        generator: torch.Generator | None,
+        temporal: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Pass:
+        """What the tower and the resampler take. pixels [N, F, C, H, W] in -1..1; temporal, present [N, F] of clips."""
         num, frames = pixels.shape[:2]
         patches = _unfold(pixels, shape, self.model.model.config.vision.patch_size)
         ids = self._position_ids(shape, num, generator).repeat_interleave(frames, dim=0, output_size=num * frames)
-        clips = frames > 1
         mask = None
-        if clips:
-            present = torch.cat([b.frame_mask for b in batches])
+        if present is not None:
             length = shape[0] * shape[1]
             mask = present.repeat_interleave(length, dim=1, output_size=frames * length)
-        return Pass(
-            patches=patches,
-            ids=ids,
-            temporal=torch.cat([b.temporal_ids for b in batches]) if clips else None,
-            mask=mask,
-            space=self._space(shape, frames),
-        )
+        return Pass(patches=patches, ids=ids, temporal=temporal, mask=mask, space=self._space(shape, frames))
 
     def _space(self, shape: Shape, frames: int) -> Tensor:
         key = ("space", shape, frames)
@@ -250,6 +279,11 @@ class JointObjective:
         cells, per = self.model.cells, self.model.per_cell
         split = lattice.unflatten(1, (cells, per)).unflatten(3, (cells, per)).transpose(2, 3)
         return split.flatten(3).flatten(1, 2)[:, :, points]
+
+
+def combination_of(step: int, seed: int, num: int) -> int:
+    """Which combination step `step` uses: every one once a round, the order of a round drawn from the seed."""
+    return int(np.random.default_rng((seed, step // num)).permutation(num)[step % num])
 
 
 def pack_row(

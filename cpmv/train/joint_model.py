@@ -170,16 +170,20 @@ class JointModel(nn.Module):
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         return self.model.llm.model(x, positions, segments)
 
-    def sums(self, batch: JointBatch) -> Tensor:
-        """Return the summed losses (LM, dense, query) of a batch, float32 [3]."""
+    def states(self, batch: JointBatch) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None, Tensor]:
+        """Return (features, tokens) of each pass, all tokens together, and the decoder's final states [B, S, E]."""
         encoded = [self.encode(one) for one in batch.passes]
         tokens = torch.cat([t for _, t in encoded]) if encoded else None
-        hidden = self.hidden(batch.input_ids, tokens, batch.rows, batch.positions, batch.segments)
+        return encoded, tokens, self.hidden(batch.input_ids, tokens, batch.rows, batch.positions, batch.segments)
+
+    def sums(self, batch: JointBatch) -> Tensor:
+        """Return the summed losses (LM, dense, query) of a batch, float32 [3]."""
+        encoded, tokens, hidden = self.states(batch)
         head = self.model.llm.model.embed_tokens if self.model.config.language.tie_word_embeddings else None
         weight = head.weight if head is not None else self.model.llm.lm_head.weight
         zero = hidden.sum() * 0.0
         lm = self._lm(hidden.flatten(0, 1), weight, None, batch.targets.flatten())
-        if tokens is None:
+        if tokens is None or not batch.dense.numel():  # composed samples have no answers for the two heads
             return torch.stack((lm, zero, zero))
         dense_head, query_head = self.heads.dense, self.heads.query
         features = torch.cat([f.flatten(0, 1) for f, _ in encoded])

@@ -140,7 +140,8 @@ class Loop:
         self.step.optimizer.lr.fill_(config.peak_lr * lr_factor(config.schedule, progress.step, horizon))
         self.step.objective.set_progress(fade(progress.step / horizon.total, *config.aux_fade))
         key = self.step.objective.key(progress.step, config.seed)
-        self.step.run(key)
+        with self._profiled(progress.step):
+            self.step.run(key, progress.step)
         progress.step += 1
         samples = self.step.objective.samples_per_step * self.world.size
         progress.samples += samples
@@ -148,6 +149,22 @@ class Loop:
         self._flops += self.step.objective.flops(key) * self.world.size
         if self.clock.deadline is not None and progress.horizon is None:
             self._measure_speed()
+
+    @contextmanager
+    def _profiled(self, step: int) -> Iterator[None]:
+        """Record one step when it is the one to profile; the table of its kernels goes to `profile.txt`."""
+        if step != self.config.profile_step or not self.world.is_main:
+            yield
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.step.device.type == "cuda":
+            activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profiler:
+            yield
+            self._synchronise()
+        sort = "self_cuda_time_total" if self.step.device.type == "cuda" else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=sort, row_limit=60, max_name_column_width=90)
+        (self.out / "profile.txt").write_text(table)
 
     def _measure_speed(self) -> None:
         """Turn the time that is left into steps, once the first steps have shown how long one takes."""

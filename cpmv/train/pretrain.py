@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +18,18 @@ from ..errors import CpmvError
 from ..model.attention import Segments, attention, segment_mask
 from ..model.config import LanguageConfig, from_hf
 from ..model.minicpmv import MiniCPMV
+from .composed import ComposedSteps, Composer, HostBatch, Room, stream_steps
+from .composed_probe import ComposedProbe
 from .config import Schedule, TrainConfig
 from .distributed import World, join
 from .init import build
-from .joint import Draws, JointObjective
+from .joint import Draws, JointObjective, combination_of
 from .joint_model import JointModel
 from .loop import Clock, Loop
 from .metrics import Log
 from .optim import Optimizer
 from .probe import Probe, summary_rows
-from .state import Progress, export, find_states, load_state, load_weights, read_export
+from .state import Progress, dense_weights, export, find_states, load_state, load_weights, read_export
 from .step import Step, own_stream
 
 if TYPE_CHECKING:
@@ -97,6 +101,11 @@ class _Run:
         freeze(model, config.trained)
         self._load_start()
         mix = share_of(config.mix, world.size)
+        self.composer: Composer | None = None
+        self.steps: ComposedSteps | None = None
+        self.unseen_steps: ComposedSteps | None = None
+        if config.composed is not None:
+            self.composer, self.steps, self.unseen_steps = self._composed()
         self.objective = JointObjective(
             self.model,
             self.drawer,
@@ -104,6 +113,8 @@ class _Run:
             config.combinations,
             aux_weight=config.aux_weight,
             packed_tokens=self._packed_tokens(sum(mix.values())),
+            composer=self.composer,
+            host_batches=self._host_batches,
         )
         self.optimizer = Optimizer(
             self.objective.named_parameters(),
@@ -153,11 +164,43 @@ class _Run:
 
         return tokenizer, drawer(False), drawer(True) if self.world.is_main else None
 
+    def _composed(self) -> tuple[Composer, ComposedSteps, ComposedSteps]:
+        """What draws composed samples here, what makes them in the workers, and the same for evaluation."""
+        from .draw.atlas import Atlas
+        from .draw.document import Metrics
+        from .draw.documents import KINDS, Maker
+
+        config, composed = self.config, self.config.composed
+        assert composed is not None
+        wanted = {*composed.single_kinds, *composed.page_kinds, *composed.clip_kinds, *composed.text_kinds}
+        if unknown := wanted - set(KINDS):
+            raise CpmvError(f"unknown kinds of documents: {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
+        if self.paths.atlas is None:
+            raise CpmvError("composed samples are drawn from a glyph atlas; give --atlas FILE")
+        atlas = Atlas.load(self.paths.atlas)
+        model = from_hf(config.model, config.preprocessor)
+        rooms = [Room(combination, composed, model) for combination in config.combinations]
+        compiled = _compiles(config.compile, self.device) == "inductor"
+        composer = Composer(rooms, atlas, model, self.device, compiled=compiled)
+        key_of = partial(combination_of, seed=config.seed, num=len(rooms))
+
+        def steps(held_out: bool) -> ComposedSteps:
+            maker = Maker(Metrics(atlas, held_out=held_out), held_out=held_out)
+            seed = (config.seed, self.world.rank, int(held_out))
+            return ComposedSteps(rooms, key_of, atlas, self.tokenizer, model, maker, seed)
+
+        return composer, steps(False), steps(True)
+
+    def _host_batches(self, first: int) -> Iterator[HostBatch]:
+        assert self.steps is not None and self.config.composed is not None
+        return stream_steps(self.steps, first, self.config.composed.workers, self.device.type == "cuda")
+
     def _load_start(self) -> None:
         start = self.paths.init or self.paths.decay_from
         if start is None or (start / "state").is_dir():
             return
-        load_weights(read_export(start)[1], self.model.model, self.model.heads)
+        tensors = dense_weights(start) if (start / "config.json").is_file() else read_export(start)[1]
+        load_weights(tensors, self.model.model, self.model.heads)
 
     def _packed_tokens(self, samples: int) -> int | None:
         """Length of the row that a step's samples share, or None: a padded row each."""
@@ -204,6 +247,14 @@ class _Run:
             step.fallbacks.insert(0, ("packing", self._stop_packing))
         deadline = self.started + config.seconds if config.seconds and not self.paths.resume else None
         probe = Probe(self.model, self.drawer, self.unseen, config, self.tokenizer, self.autocast) if main else None
+        composed_probe = None
+        if main and self.composer is not None and self.unseen_steps is not None:
+            composed_probe = ComposedProbe(self.model, self.composer, self.unseen_steps, self.autocast)
+
+        def evaluate() -> dict[str, Any]:
+            scores = probe.run(sheet) if probe is not None else {}
+            return scores | (composed_probe.run(self.objective) if composed_probe is not None else {})
+
         self._stage("draw evaluation sets")
         sheet = out / "samples.png"
         loop = Loop(
@@ -215,7 +266,7 @@ class _Run:
             progress=self.progress,
             clock=Clock(deadline, _RESERVE_S),
             num_keys=len(config.combinations),
-            evaluate=(lambda: probe.run(sheet)) if probe is not None else (lambda: {}),
+            evaluate=evaluate,
             on_decay=self._export_stable if config.keep_stable else None,
         )
         loop.run()

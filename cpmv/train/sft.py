@@ -65,6 +65,9 @@ class SupervisedObjective:
     def key(self, step: int, seed: int) -> int:
         return step
 
+    def feed(self, key: int, step: int) -> None:
+        """Nothing waits on the host."""
+
     def set_progress(self, fade: float) -> None:
         """Nothing fades here."""
 

@@ -146,6 +146,20 @@ def read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return meta, tensors
 
 
+def dense_weights(folder: Path) -> dict[str, Tensor]:
+    """Parameters of a checkpoint folder in float32 by their released names; quantised ones are dequantised."""
+    from ..weights.checkpoint import load
+    from ..weights.hub import resolve
+    from ..weights.packed import PackedLinear
+
+    model = load(resolve(folder), device="cpu", dtype="float32").model
+    tensors = {name: param.detach().float() for name, param in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            tensors[f"{name}.weight"] = module.dequantize(torch.float32)
+    return tensors
+
+
 @torch.no_grad()
 def load_weights(tensors: dict[str, Tensor], model: nn.Module, heads: nn.Module | None) -> None:
     """Copy exported weights into a model; training heads ("heads.*") where they fit, else they start afresh.

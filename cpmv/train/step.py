@@ -26,7 +26,8 @@ class Objective(Protocol):
     """What is trained for. A step is a list of micro-batches; each gives sums and counts in the order of `names`.
 
     The loss is the sum over names of weights · sum / (count over all micro-batches and ranks): independent of how a
-    step is split. `capturable`: `load` and `sums` are fixed sequences of device operations for a given key.
+    step is split. `capturable`: `load` and `sums` are fixed sequences of device operations for a given key. `feed` may
+    bring what `load` reads from the host, and runs outside any graph.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,7 @@ class Objective(Protocol):
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
     def key(self, step: int, seed: int) -> Any: ...
+    def feed(self, key: Any, step: int) -> None: ...
     def load(self, key: Any, generator: torch.Generator | None) -> Sequence[Any]: ...
     def counts(self, batch: Any) -> Tensor: ...
     def sums(self, batch: Any) -> Tensor: ...
@@ -92,9 +94,10 @@ class Step:
         start, shape = self.optimizer.layout[name]
         return self.optimizer.grads[start : start + shape.numel()]
 
-    def run(self, key: Any) -> None:
-        """Do one step. `optimizer.lr` and the objective's weights hold the rates to use."""
+    def run(self, key: Any, step: int) -> None:
+        """Do one step, the run's `step`th. `optimizer.lr` and the objective's weights hold the rates to use."""
         self._num_seen += 1
+        self.objective.feed(key, step)
         if self.graphs != "off" and key in self._visited:
             if key in self._captured or self._try_capture(key):
                 for part in self._captured[key]:

@@ -31,7 +31,7 @@ def train(out: Path) -> None:
     step = Step(objective, optimizer, world, torch.Generator(device).manual_seed(0))
     measured = []
     for number in range(STEPS):
-        step.run(objective.key(number, seed=0))
+        step.run(objective.key(number, seed=0), number)
         measured.append(step.read())
     if world.is_main:
         out.write_text(json.dumps({"measured": measured, "norm": float(optimizer.params.norm())}))

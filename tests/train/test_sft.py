@@ -66,7 +66,7 @@ def test_accumulating_rows_equals_one_long_row() -> None:
         objective = SupervisedObjective(build(toy_config(), "cpu", 0).train(), lambda step: SAMPLES, max_tokens, 4)
         optimizer = Optimizer(objective.named_parameters())
         step = Step(objective, optimizer, World(), torch.Generator())
-        step.run(0)
+        step.run(0, 0)
         norms.append(step.read())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
