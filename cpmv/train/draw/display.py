@@ -29,7 +29,7 @@ from .paper import draw_grain, draw_paper, render_paper, soften
 TILES = ((24, 16.0), (40, 27.0), (60, 41.0))
 MAX_EM = TILES[-1][1]  # px
 _INK_LEVELS = 127
-_NO_MARK = 6
+NO_MARK = 6
 
 
 class CapacityError(CpmvError):
@@ -76,7 +76,7 @@ class SheetBatch:
 
 
 class SheetPacker:
-    """Collects sheets into a `SheetBatch`. `add` raises CapacityError and leaves the batch as it was when it is full."""
+    """Collects sheets into a `SheetBatch`. `add` raises CapacityError when it is full, and leaves it as it was."""
 
     def __init__(self, atlas: Atlas, capacity: Capacity) -> None:
         self._atlas, self.capacity = atlas, capacity
@@ -89,7 +89,7 @@ class SheetPacker:
         self._place = np.zeros((total, 3), np.float32)
         self._place[:, 2] = 1.0
         self._colour = np.zeros(total, np.int32)
-        self._kind = np.full((capacity.sheets, capacity.marks), _NO_MARK, np.int32)
+        self._kind = np.full((capacity.sheets, capacity.marks), NO_MARK, np.int32)
         self._mark_place = np.zeros((capacity.sheets, capacity.marks, NUM_PLACES), np.float32)
         self._mark_colour = np.zeros((capacity.sheets, capacity.marks, 3), np.float32)
         self._paper = np.ones((capacity.sheets, 3), np.float32)
@@ -208,7 +208,12 @@ def lay_marks(batch: SheetBatch, paper: Tensor, find: Callable[..., tuple[Tensor
     count, _, height, width = paper.shape
     pixel = torch.arange(height * width, device=paper.device)
     x, y = (pixel % width).float() + 0.5, (pixel // width).float() + 0.5
-    top, below = find(batch.mark_kind, batch.mark_place, x, y)
+    used = batch.mark_kind.shape[1]
+    if paper.device.type == "cpu":  # where every mark costs time and shapes may follow the data
+        used = int((batch.mark_kind != NO_MARK).sum(1).max())
+        if not used:
+            return paper
+    top, below = find(batch.mark_kind[:, :used], batch.mark_place[:, :used], x, y)
 
     def chosen(table: Tensor, index: Tensor) -> Tensor:
         """Rows of a table [N, M, k] by mark number: [N, P, k]."""
