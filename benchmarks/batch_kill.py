@@ -96,7 +96,18 @@ class Job:
 
     def __init__(self, source: Path, out: Path, *options: str) -> None:
         self.out, self.journal = out, out.with_name(out.name + ".part")
-        self._command = [sys.executable, "-m", "cpmv", "batch", str(source), str(out), "--greedy", *options]
+        self._command = [
+            sys.executable,
+            "-m",
+            "cpmv",
+            "batch",
+            str(source),
+            str(out),
+            "--greedy",
+            "--max-batch",
+            "8",
+            *options,
+        ]
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -158,7 +169,7 @@ def series(job: Job, total: int, bad: set[str], kills: int, seed: int, log: Call
             continue
         log(f"round {outcome.rounds + 1} ended after {outcome.kills} kills in all, exit code {code}")
         if code != 1:
-            outcome.problems.append(f"exit code {code}: {error[-300:]}")
+            outcome.problems.append(f"exit code {code}: {error[-3000:]}")
             return outcome
         outcome.problems += check_output(job.out, total, bad)
         outcome.rounds += 1

@@ -134,6 +134,14 @@ def read_call(call: Call, defaults: Defaults) -> Ask:
     return Ask(request, job, tools, requested_form(request, tools))
 
 
+def make_ready() -> None:
+    """Call once before `read_call` is used from several threads.
+
+    msgspec works out a type when it first decodes one, and crashes the process when two threads do so at once.
+    """
+    read(ChatRequest, b'{"messages":[{"role":"user","content":""}]}')
+
+
 def _turns(call: Call, request: ChatRequest) -> list[Turn]:
     if call.parts is None:
         return [_turn(message, request, call.folder) for message in request.messages]

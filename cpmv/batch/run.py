@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ContextLengthError, CpmvError, MediaError
 from ..serve.errors import ApiError
 from ..serve.structured import Grammars
-from .bodies import Ask, Defaults, read_call
+from .bodies import Ask, Defaults, make_ready, read_call
 from .results import answered, refused
 from .sources import Item, LineError, Source
 
@@ -99,6 +99,7 @@ class Worker:
         deliver: Callable[[dict[str, Any]], None],
         prepared_bytes: int = PREPARED_BYTES,
     ) -> None:
+        make_ready()
         self._source, self._processor, self._engine = source, processor, engine
         self._defaults, self._model, self._deliver = defaults, model, deliver
         self._grammars = Grammars(processor.tokenizer, processor.config.language.vocab_size)
