@@ -104,6 +104,13 @@ class Serve:
         float, number(float, "SECONDS", 0, 3600), described("time that answers get when the server ends (default: 30)")
     ] = 30.0
 
+    cluster: Annotated[
+        str | None, text("ray|ADDRESS"), described("serve replicas behind Ray Serve: on a cluster found or begun here")
+    ] = None
+    replicas: Annotated[
+        str | None, text("N|MIN-MAX"), described("with --cluster: replicas, or the range to scale in (default: 1)")
+    ] = None
+
     def settings(self) -> Settings:
         """The server's settings. Raises CpmvError for flags that cannot be."""
         from ..serve.settings import MediaLimits, Settings
@@ -166,6 +173,10 @@ def run(argv: list[str]) -> int:
 
     Domains(settings.media_domains)  # a wrong flag is told before the model takes its time to load
     read_networks(settings.media_networks)
+    if options.replicas is not None and options.cluster is None:
+        raise UsageError("--replicas needs --cluster; use --gpus for several GPUs of this machine")
+    if options.cluster is not None:
+        return _serve_on_cluster(options, settings)
     models = _load(options)
     from ..serve.app import Service
     from ..serve.run import serve
@@ -180,6 +191,27 @@ def run(argv: list[str]) -> int:
     service = Service(settings, models[0].config, models[0].tokenizer, engines)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     return serve(service, announce=f"cpmv: serving {settings.served_names[0]} at http://{shown}:{{port}}")
+
+
+def _serve_on_cluster(options: Serve, settings: Settings) -> int:
+    from ..cluster.serve import Served, read_replicas, serve_on_ray
+
+    if options.gpus > 1:
+        raise UsageError("--gpus is for this machine; with --cluster give --replicas, each with a GPU of its own")
+    size = None if options.cache_memory is None else _size("cache-memory", options.cache_memory)
+    served = Served(
+        settings,
+        options.model,
+        {name: getattr(options, name) for name in ("device", "dtype", "mmproj", "max_memory")},
+        {"max_batch": options.max_num_seqs, "cache_bytes": size},
+    )
+
+    def announce() -> None:
+        where = f"http://{settings.host}:{settings.port}"
+        print(f"cpmv: serving {settings.served_names[0]} on Ray at {where}", file=sys.stderr, flush=True)
+
+    assert options.cluster is not None
+    return serve_on_ray(served, options.cluster, read_replicas(options.replicas or "1"), announce)
 
 
 def _load(options: Serve) -> list[Model]:
