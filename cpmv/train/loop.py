@@ -265,8 +265,8 @@ class Loop:
             self._synchronise()
             scores = self.evaluate()
             self.log.write("eval", self.progress.step, {"seconds": started - self._watch.start, "scores": scores})
-            shown = [n for n in ("trained", "unseen", "held-out", "scene", "clip", "blank") if n in scores]
-            text = "  ".join(f"{n} {scores[n]['exact']:.1%} (CER {scores[n]['cer']:.1%})" for n in shown)
+            shown = [n for n in ("trained", "unseen", "held-out", "scene", "clip", "composed", "blank") if n in scores]
+            text = "  ".join(f"{n} {scores[n]['exact']:.1%}{_cer(scores[n])}" for n in shown)
             self.log.line(f"step {self.progress.step}: exact {text}", keep=True)
         took = time.perf_counter() - started
         self._evaluation_s = self.world.agree(took, self.step.device)
@@ -306,3 +306,7 @@ class Loop:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _cer(score: dict[str, float]) -> str:
+    return f" (CER {score['cer']:.1%})" if "cer" in score else ""

@@ -211,6 +211,8 @@ def draw_sheet(shown: Sequence[tuple[Tensor, str, str]], columns: int = 6) -> Im
 
 def summary_rows(scores: dict[str, dict[str, Any]]) -> list[str]:
     """A short table, one line a set."""
-    lines = [f"{'set':<16}{'exact':>8}{'CER':>8}{'n':>7}"]
-    lines += [f"{n:<16}{s['exact']:>8.1%}{s['cer']:>8.1%}{s['n']:>7.0f}" for n, s in scores.items()]
+    lines = [f"{'set':<24}{'exact':>8}{'CER':>8}{'n':>7}"]
+    for name, score in scores.items():
+        cer = f"{score['cer']:.1%}" if "cer" in score else ""
+        lines.append(f"{name:<24}{score['exact']:>8.1%}{cer:>8}{score['n']:>7.0f}")
     return lines
