@@ -1,7 +1,7 @@
 """A sample of an evaluation set, and sets as files: one zip a set with `samples.jsonl` and its lossless pictures.
 
-Pictures are stored once however many turns or samples show them, the archive carries no time stamps, and everything is
-drawn from named seeds: the same seed and the same fonts give the same bytes.
+Frames of a clip lie below each other in one picture, pictures are stored once however many samples show them, and the
+archive carries no time stamps: the same seed and the same fonts give the same bytes.
 """
 
 from __future__ import annotations
@@ -76,6 +76,36 @@ def encode(image: Image) -> bytes:
     return buffer.getvalue()
 
 
+def strips(images: Sequence[Image]) -> list[list[Image]]:
+    """Neighbours of one size together: frames compress far better in one picture."""
+    found: list[list[Image]] = []
+    for image in images:
+        if found and found[-1][0].size == image.size:
+            found[-1].append(image)
+        else:
+            found.append([image])
+    return found
+
+
+def stack(images: Sequence[Image]) -> Image:
+    """Pictures of one size below each other."""
+    if len(images) == 1:
+        return images[0]
+    from PIL import Image as PILImage
+
+    width, height = images[0].size
+    out = PILImage.new("RGB", (width, height * len(images)))
+    for index, image in enumerate(images):
+        out.paste(image, (0, index * height))
+    return out
+
+
+def cut(image: Image, count: int) -> list[Image]:
+    """What `stack` was given."""
+    width, height = image.width, image.height // count
+    return [image.crop((0, i * height, width, (i + 1) * height)) for i in range(count)] if count > 1 else [image]
+
+
 def write_set(path: Path, samples: Iterable[Sample]) -> int:
     """Write a set; return its size in bytes."""
     names: dict[bytes, str] = {}
@@ -86,12 +116,12 @@ def write_set(path: Path, samples: Iterable[Sample]) -> int:
             turns = []
             for turn in sample.turns:
                 shown = []
-                for image in turn.images:
-                    data = encode(image)
+                for strip in strips(turn.images):
+                    data = encode(stack(strip))
                     if data not in names:
-                        names[data] = f"{len(names):04d}.webp"
+                        names[data] = f"{len(names)}.webp"
                         archive.writestr(zipfile.ZipInfo(names[data], _EPOCH), data)
-                    shown.append(names[data])
+                    shown.append([names[data], len(strip)])
                 turns.append({"images": shown, "text": turn.text, "answer": turn.answer})
             row: dict[str, Any] = {"turns": turns, "meta": sample.meta}
             if sample.groups is not None:
@@ -111,13 +141,16 @@ def read_set(path: Path, limit: int | None = None) -> list[Sample]:
         with zipfile.ZipFile(path) as archive:
             rows = [json.loads(line) for line in archive.read(ROWS).decode("utf-8").splitlines()[:limit]]
             opened: dict[str, Image] = {}
-            for name in {name for row in rows for turn in row["turns"] for name in turn["images"]}:
+            for name in {name for row in rows for turn in row["turns"] for name, _ in turn["images"]}:
                 opened[name] = PILImage.open(io.BytesIO(archive.read(name))).convert("RGB")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise EvalError(f"{path} is not an evaluation set ({error}); draw sets with: cpmv eval draw FOLDER") from None
     return [
         Sample(
-            [Turn([opened[name] for name in turn["images"]], turn["text"], turn["answer"]) for turn in row["turns"]],
+            [
+                Turn([i for name, n in turn["images"] for i in cut(opened[name], n)], turn["text"], turn["answer"])
+                for turn in row["turns"]
+            ],
             row["meta"],
             row.get("groups"),
         )

@@ -12,7 +12,7 @@ from ...train.draw.faces import Face
 from ...train.draw.prompts import READ
 from ...train.draw.words import date_text, piece_sorts
 from ..samples import Sample, picture
-from .canvas import Sheet, Size, between, choose_face, largest_size, paper_and_ink, width_of
+from .canvas import Sheet, Size, between, choose_face, faces, has_all, largest_size, paper_and_ink, width_of
 
 MIN_SIZE = 12  # px
 _SORTS = (
@@ -117,6 +117,8 @@ def draw_text(
 ) -> Sample:
     """Read one to six lines of new text. kind: of the face, as `canvas.faces` has them."""
     lines = choose_lines(rng, size, kind, num_lines, max_line, total)
+    while not any(has_all(face, "".join(lines)) for face in faces(kind, held_out_faces)):
+        lines = choose_lines(rng, size, kind, num_lines, max_line, total)  # a sign that no such face has
     face = choose_face(rng, kind, held_out_faces, "".join(lines))
     gap = rng.uniform(1.25, 1.5)
     largest = largest_size(lines, face, (size[0] - 10, size[1] - 8), gap, MIN_SIZE, 47)

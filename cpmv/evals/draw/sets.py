@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..samples import EvalError, Sample, write_set
 from ..tasks import TASKS
-from . import clips, reading, scenes
+from . import charts, clips, events, hidden, papers, reading, scenes, several, tables, talking, thinking
 from .canvas import Size
 
 Draw = Callable[[random.Random, int], Sample | list[Sample]]
@@ -60,6 +60,10 @@ def _clip(*kinds: str) -> Draw:
     return lambda rng, index: clips.draw_clip(rng, clips.clip_size(rng), kinds=kinds, chinese=_chinese(rng))
 
 
+def _hidden(level: str) -> Draw:
+    return lambda rng, index: hidden.draw_hidden(rng, level, _chinese(rng))
+
+
 DRAWERS: dict[str, Draw] = {
     "line": _read("ordinary", False),
     "paragraph": _read("ordinary", False, paragraph=True),
@@ -84,6 +88,20 @@ DRAWERS: dict[str, Draw] = {
     "clip_direction": _clip("direction"),
     "clip_speed": _clip("faster", "slower"),
     "clip_order": _clip("first", "last"),
+    "events": lambda rng, index: events.draw_event(rng, rng.choice(events.SIZES), _chinese(rng)),
+    "card": lambda rng, index: events.draw_card(rng, _chinese(rng)),
+    "date_known": lambda rng, index: papers.draw_date_series(rng, papers.KNOWN_FORMS, _chinese(rng)),
+    "date_new_format": lambda rng, index: papers.draw_date_series(rng, (papers.NEW_FORM,), _chinese(rng)),
+    "receipt_total": lambda rng, index: papers.draw_receipt(rng, _chinese(rng)),
+    "table": lambda rng, index: tables.draw_table(rng, _chinese(rng), whole=True),
+    "table_cell": lambda rng, index: tables.draw_table(rng, _chinese(rng), whole=False),
+    "chart_value": lambda rng, index: charts.draw_chart(rng, _chinese(rng), extremes=False),
+    "chart_extreme": lambda rng, index: charts.draw_chart(rng, _chinese(rng), extremes=True),
+    "form": lambda rng, index: papers.draw_form(rng, _chinese(rng)),
+    "several": lambda rng, index: several.draw_several(rng, _chinese(rng)),
+    **{f"hidden_{level}": _hidden(level) for level in hidden.LEVELS},
+    "thinking": lambda rng, index: thinking.draw_thinking(rng, _chinese(rng)),
+    "talk": lambda rng, index: talking.draw_talk(rng, _chinese(rng)),
 }
 
 
