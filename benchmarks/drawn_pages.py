@@ -44,11 +44,15 @@ Every answer must be sent before the end of May. The price includes breakfast an
 Write your name and address on both sides. Fresh fish arrives every morning except Sunday.
 The tower is 48 metres high and can be climbed. There is a map on the wall behind you.
 Paper, glass and metal are collected on Monday. The team won five games and lost two.""".replace("\n", " ").split(". ")
-HAN_SENTENCES = """图书馆上午九点开门，晚上八点关门。请把书还到门口的服务台。去海边的火车从四号站台出发。我们的花园里有苹果树和水池。
-星期五北方可能有雨。这座桥建于一九零二年。六岁以下的孩子可以免费坐车。他在绿色的盒子下面找到了钥匙。
+HAN_SENTENCES = """图书馆上午九点开门，晚上八点关门。请把书还到门口的服务台。
+去海边的火车从四号站台出发。我们的花园里有苹果树和水池。
+星期五北方可能有雨。这座桥建于一九零二年。
+六岁以下的孩子可以免费坐车。他在绿色的盒子下面找到了钥匙。
 学校有十二间教室和一个大厅。冬天白天很短，海水很冷。会议十点半在二楼开始。请把瓶子放在干燥的地方。
 新的公路可以节省二十分钟。每天早上都有新鲜的鱼。请在两面写上姓名和地址。这里的面包和牛奶都很好。
-老师说明天不用来学校。我们一起走到山上看日出。他的工作是在医院照顾病人。今年的天气比去年更热。""".replace("\n", "").split("。")
+老师说明天不用来学校。我们一起走到山上看日出。他的工作是在医院照顾病人。今年的天气比去年更热。""".replace(
+    "\n", ""
+).split("。")
 HEADINGS = ["Opening hours", "How to get here", "Prices and tickets", "Our history", "Weather notes", "House rules"]
 HAN_HEADINGS = ["开放时间", "交通方式", "价格说明", "我们的历史", "天气情况", "注意事项"]
 GOODS = ["Bread", "Green tea", "Rice", "Apples", "Coffee", "Soap", "Lamp", "Paper", "Chair", "Honey", "Salt", "Pears"]

@@ -21,12 +21,13 @@ ALLOWED = {
     "engine": {"errors", "device", "model", "inputs", "weights"},
     "serve": {"errors", "device", "model", "inputs", "weights", "engine"},
     "batch": {"errors", "device", "model", "inputs", "weights", "engine", "serve"},
+    "read": {"errors", "model", "inputs", "engine", "batch.journal", "serve.structured"},
     "train": {"errors", "device", "model", "inputs", "weights"},
     "api": {"errors", "device", "model", "inputs", "weights", "engine"},
     "evals": {"errors", "device", "model", "inputs", "weights", "engine", "api", "train"},
     "cluster": {"errors", "device", "model", "inputs", "weights", "engine", "batch", "serve", "api"},
     "compat": {"errors", "device", "api", "inputs", "weights"},
-    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "evals", "serve", "batch", "cluster"},
+    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "evals", "serve", "batch", "read", "cluster"},
 }
 
 

@@ -25,6 +25,7 @@ VERBS = {
     "serve": ("cpmv.cli.serve", "serve a model: OpenAI's protocol, and a page to use it in"),
     "info": ("cpmv.cli.info", "tell a checkpoint's format, its sizes, and the memory it will need"),
     "check": ("cpmv.cli.check", "verify a checkpoint's files, tensor by tensor"),
+    "read": ("cpmv.cli.read", "turn PDFs and pictures into Markdown, or into JSON that fits a schema"),
     "batch": ("cpmv.cli.batch", "answer a folder, a JSONL or a Parquet file, each input exactly once"),
     "train": ("cpmv.cli.train", "train a model from scratch on pictures drawn on the way"),
     "eval": ("cpmv.cli.eval", "score a model on pictures and clips with known answers"),

@@ -1,76 +1,60 @@
-"""The text layer of a PDF page: its words with boxes in the pixels of the rendered page.
+"""The text layer of PDF pages: characters with their places, in the pixels of the page as `pdf` renders it.
 
-Beside `pdf`, which renders and never reads text. Answering needs no text layer; making training samples from someone's
-own documents does.
+Used to check what was read, never as the model's input. Scanned pages have no text layer, or one that another program
+guessed.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .media import FileSource, as_media_error, describe
-from .pdf import _PDFIUM, DEFAULT_DPI, POINTS_PER_INCH, _open_document, page_count, parse_page_range
+from .pdf import _PDFIUM, POINTS_PER_INCH, _open_document, _pixel_size
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+if TYPE_CHECKING:
+    import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word and its box, px."""
-
-    text: str
-    box: Box
+_MOST_CHARACTERS = 200_000  # of one page
 
 
-def page_words(source: FileSource, page: int, dpi: float = DEFAULT_DPI) -> list[Word]:
-    """Words of a page in the order of its text layer; none where the page is only a picture.
+@dataclass(frozen=True)
+class TextLayer:
+    """characters: in the document's own order, with its spaces and line ends. centres: float32 [N, 2], x and y px."""
 
-    page: counted from 1. Boxes are pixels of the page as `iter_pages` renders it at `dpi`, rotation included.
-    Raises MessageError for a page that is not there, MediaError for an unreadable document.
-    """
-    (number,) = parse_page_range([page], page_count(source))
-    with _open_document(source) as document, _PDFIUM, as_media_error(f"page {number} of {describe(source)}"):
-        handle = document[number - 1]
+    characters: str
+    centres: np.ndarray[Any, Any]
+
+
+def read_text_layer(source: FileSource, page: int, dpi: float) -> TextLayer:
+    """Read one page's text, page counted from 1, places in pixels at `dpi`. Raises MediaError as `pdf` does."""
+    import numpy as np
+
+    with _open_document(source) as document, _PDFIUM, as_media_error(f"page {page} of {describe(source)}"):
+        handle = document[page - 1]
         try:
-            width, height = handle.get_size()  # points, as displayed
-            turn = handle.get_rotation()
-            crop = handle.get_cropbox()
-            layer = handle.get_textpage()
+            width, height = _pixel_size(handle.get_size(), dpi / POINTS_PER_INCH)
+            text = handle.get_textpage()
             try:
-                characters = [
-                    (layer.get_text_range(i, 1), layer.get_charbox(i, loose=True)) for i in range(layer.count_chars())
-                ]
+                return _collect(handle, text, width, height, np)
             finally:
-                layer.close()
+                text.close()
         finally:
             handle.close()
-    scale = dpi / POINTS_PER_INCH
-    words: list[Word] = []
-    letters: list[tuple[str, Box]] = []
-    for text, corners in [*characters, (" ", (0.0, 0.0, 0.0, 0.0))]:
-        if text.strip() and text.isprintable():
-            letters.append((text, _displayed(corners, crop, turn, width, height, scale)))
-        elif letters:
-            words.append(_word(letters))
-            letters = []
-    return words
 
 
-def _displayed(corners: Box, crop: Box, turn: int, width: float, height: float, scale: float) -> Box:
-    """From PDF coordinates (left, bottom, right, top, y up, unrotated) to pixels of the displayed page."""
-    left, bottom, right, top = (value - crop[i % 2] for i, value in enumerate(corners))
-    if turn == 90:
-        left, top, right, bottom = bottom, left, top, right
-    elif turn == 180:
-        left, top, right, bottom = width - right, bottom, width - left, top
-    elif turn == 270:
-        left, top, right, bottom = width - top, height - right, width - bottom, height - left
-    else:
-        top, bottom = height - top, height - bottom
-    return left * scale, top * scale, right * scale, bottom * scale
+def _collect(page: Any, text: Any, width: int, height: int, np: Any) -> TextLayer:
+    import pypdfium2.raw as pdfium
 
-
-def _word(letters: list[tuple[str, Box]]) -> Word:
-    boxes = [box for _, box in letters]
-    box = (min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes))
-    return Word("".join(text for text, _ in letters), box)
+    count = min(text.count_chars(), _MOST_CHARACTERS)
+    characters: list[str] = []
+    centres = np.full((count, 2), -1.0, np.float32)
+    x, y = ctypes.c_int(), ctypes.c_int()
+    for i in range(count):
+        code = pdfium.FPDFText_GetUnicode(text, i)
+        characters.append(chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd")
+        left, bottom, right, top = text.get_charbox(i)
+        pdfium.FPDF_PageToDevice(page, 0, 0, width, height, 0, (left + right) / 2, (bottom + top) / 2, x, y)
+        centres[i] = x.value, y.value
+    return TextLayer("".join(characters), centres)

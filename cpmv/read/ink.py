@@ -46,6 +46,11 @@ def find_ink(picture: Image.Image) -> Ink:
     return Ink(_without_specks(writing), across, down)
 
 
+def any_along(mask: Mask, axis: int) -> Mask:
+    """Whether anything is set along an axis: 0 looks down columns, 1 along rows."""
+    return np.asarray(mask.any(axis=axis))
+
+
 def _threshold(grey: np.ndarray[Any, Any]) -> int:
     """Otsu's threshold: the grey value that parts the histogram into the two most distinct classes."""
     counts = np.bincount(grey.ravel(), minlength=256).astype(np.float64)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .ink import Ink, Mask, find_ink
+from .ink import Ink, Mask, any_along, find_ink
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +103,7 @@ def _line_height(writing: Mask) -> float:
     heights: list[int] = []
     strips = max(1, writing.shape[1] // 80)
     for strip in np.array_split(writing, strips, axis=1):
-        heights += [b - a for a, b in _join(runs(strip.any(axis=1)), 2) if b - a >= 5]
+        heights += [b - a for a, b in _join(runs(any_along(strip, 1)), 2) if b - a >= 5]
     if not heights:
         return 0.0
     usual = [height for height in heights if height <= 3 * float(np.median(heights))]
@@ -213,7 +213,7 @@ class _Finder:
     # ---- columns and tables ----
 
     def _columns_of(self, row: Box, region: Box) -> Mask:
-        return self.writing[row.top : row.bottom, region.left : region.right].any(axis=0)
+        return any_along(self.writing[row.top : row.bottom, region.left : region.right], 0)
 
     def _group(self, rows: list[Box], start: int, region: Box) -> tuple[int, list[tuple[int, int]]]:
         """The longest run of rows from `start` that leave an upright gap free: (its end, gaps in page pixels)."""
@@ -286,12 +286,12 @@ class _Finder:
         """The extent of the upright ruled lines beside a row, if there are at least three."""
         down = self.ink.down[:, region.left : region.right]
         middle = (row.top + row.bottom) // 2
-        beside = runs(down[max(0, middle - 2) : middle + 3].any(axis=0))
+        beside = runs(any_along(down[max(0, middle - 2) : middle + 3], 0))
         if len(beside) < 3:
             return None
         tops, bottoms = [], []
         for a, b in beside:
-            spans = [s for s in _join(runs(down[:, a:b].any(axis=1)), 4) if s[0] <= middle < s[1]]
+            spans = [s for s in _join(runs(any_along(down[:, a:b], 1)), 4) if s[0] <= middle < s[1]]
             if spans:
                 tops.append(spans[0][0])
                 bottoms.append(spans[0][1])
@@ -347,7 +347,7 @@ class _Finder:
         """Cut a bullet off: a small mark alone at the left with a gap after it."""
         part = self.writing[row.top : row.bottom, row.left : row.right]
         plain = Line(row, core=_core(part))
-        marks = runs(part.any(axis=0))
+        marks = runs(any_along(part, 0))
         if len(marks) < 2 or marks[0][1] > 0.8 * self.h or marks[1][0] - marks[0][1] < 0.28 * self.h:
             return plain
         mark = self._trim(Box(row.left, row.top, row.left + marks[0][1], row.bottom))

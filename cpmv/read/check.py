@@ -1,0 +1,142 @@
+"""What was read against a PDF's own text layer: lines that differ are marked, and so is text that nobody read.
+
+A line whose place is known is compared with the characters at that place; another with the stretch of the layer most
+like it. Spaces, and signs that only look different (quotes, dashes, widths), do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .merge import edit_row
+from .page import ReadBlock, ReadLine
+
+if TYPE_CHECKING:
+    from ..inputs.pdf_text import TextLayer
+
+LEAST_MISSING = 3  # characters in a row that nobody read are worth a mark
+_ALIKE = str.maketrans(
+    {
+        "‘": "'",
+        "’": "'",
+        "‚": "'",
+        "′": "'",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "‐": "-",
+        "‑": "-",
+        "·": "•",
+        "∙": "•",
+        "\u00ad": None,
+        "\u200b": None,
+        "\ufeff": None,
+    }  # fmt: skip
+)
+_MARKDOWN = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|>\s?|\|(?=.*\|\s*$))|[|*`\\]|^\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*$")
+
+
+def check_page(blocks: list[ReadBlock], layer: TextLayer) -> None:
+    """Mark doubtful lines of a page in place, and add a block that tells what the layer has beyond them.
+
+    An empty layer (a scan) marks nothing: there is nothing to compare with; ask `has_text` first.
+    """
+    text = _Comparable(layer.characters)
+    covered = np.zeros(len(text.plain), bool)
+    for block in blocks:
+        for line in block.all_lines():
+            if line.boxes:
+                _check_in_place(line, layer, text, covered)
+            else:
+                _check_anywhere(line, block.kind == "markdown", text, covered)
+    missing = _missing(text, covered)
+    if missing:
+        lines = [ReadLine("", problem=f"not read, but in the text layer: {words}") for words in missing]
+        blocks.append(ReadBlock("unread", lines=lines))
+
+
+def has_text(layer: TextLayer) -> bool:
+    """Whether a page has anything to compare with."""
+    return any(not c.isspace() for c in layer.characters)
+
+
+def comparable(text: str) -> str:
+    """Text without spaces, signs that look alike made the same."""
+    return "".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split())
+
+
+class _Comparable:
+    """A layer's characters made comparable, each knowing where it came from."""
+
+    def __init__(self, characters: str) -> None:
+        self.original = characters
+        plain: list[str] = []
+        sources: list[int] = []
+        for i, character in enumerate(characters):
+            for one in comparable(character):
+                plain.append(one)
+                sources.append(i)
+        self.plain = "".join(plain)
+        self.sources = np.array(sources, np.int64)
+        self.codes = np.array([ord(c) for c in plain], np.int32)
+
+    def stretch(self, start: int, end: int) -> str:
+        """The layer's own words from one comparable character to before another."""
+        if start >= end:
+            return ""
+        return " ".join(self.original[self.sources[start] : self.sources[end - 1] + 1].split())
+
+
+def _check_in_place(line: ReadLine, layer: TextLayer, text: _Comparable, covered: np.ndarray[Any, Any]) -> None:
+    inside = np.zeros(len(layer.characters), bool)
+    x, y = layer.centres[:, 0], layer.centres[:, 1]
+    for box in line.boxes:
+        reach = 0.2 * box.height
+        inside |= (
+            (x >= box.left - reach) & (x <= box.right + reach) & (y >= box.top - reach) & (y <= box.bottom + reach)
+        )
+    here = inside[text.sources] if len(text.sources) else np.zeros(0, bool)
+    covered |= here
+    there = "".join(text.plain[i] for i in np.flatnonzero(here))
+    if there != comparable(line.text):
+        places = np.flatnonzero(inside)
+        line.doubt = " ".join("".join(layer.characters[i] for i in places).split())
+
+
+def _check_anywhere(line: ReadLine, is_markdown: bool, text: _Comparable, covered: np.ndarray[Any, Any]) -> None:
+    words = comparable(_MARKDOWN.sub("", line.text) if is_markdown else line.text)
+    if not words:
+        return
+    start, end, wrong = find_like(words, text)
+    covered[start:end] = True
+    if wrong:
+        line.doubt = text.stretch(start, end) if wrong <= 0.5 * len(words) else ""
+
+
+def find_like(words: str, text: _Comparable) -> tuple[int, int, int]:
+    """The stretch of a text with the fewest edits to `words`: (start, end, edits)."""
+    n = len(text.codes)
+    places = np.arange(n + 1, dtype=np.int32)
+    row = np.zeros(n + 1, np.int32)  # edits from the words so far to a stretch that ends at each place
+    for i, character in enumerate(words):
+        step = np.empty(n + 1, np.int32)
+        step[0] = i + 1
+        np.minimum(row[:-1] + (text.codes != ord(character)), row[1:] + 1, out=step[1:])
+        row = np.minimum.accumulate(step - places) + places
+    end = int(np.argmin(row))
+    before = text.plain[max(0, end - 2 * len(words)) : end][::-1]
+    backwards = edit_row(words[::-1], before)
+    return end - int(np.argmin(backwards)), end, int(row[end])
+
+
+def _missing(text: _Comparable, covered: np.ndarray[Any, Any]) -> list[str]:
+    """Stretches of the layer that belong to no line."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], ~covered, [False])).astype(np.int8)))
+    return [text.stretch(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= LEAST_MISSING]
