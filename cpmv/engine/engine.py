@@ -35,9 +35,6 @@ from .streaming import RequestStream
 
 log = logging.getLogger("cpmv")
 
-# After a failure of memory, fewer prompt tokens are read a step, but never fewer than these.
-_LEAST_CHUNK = 16
-
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -318,13 +315,9 @@ class Engine:
         self._images.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        rows, budget = len(self._scheduler.running), self._scheduler.budget
-        log.warning("out of memory with %d rows and %d prompt tokens a step; doing less at once", rows, budget)
-        if budget > _LEAST_CHUNK and any(not work.decides or work.count > 1 for work in works):
-            self._scheduler.budget = max(_LEAST_CHUNK, budget // 2)
-        elif rows > 1:
-            self._scheduler.preempt(self._scheduler.running[-1])
-        else:
+        rows = len(works)
+        log.warning("out of memory with %d rows, %d tokens; doing less at once", rows, sum(w.num_tokens for w in works))
+        if not self._scheduler.reduce():
             request = works[0].request
             message = f"a request of {len(request.tokens)} tokens does not fit in memory even alone: {error}"
             self._fail([request], OutOfMemoryError(message.splitlines()[0]))

@@ -19,7 +19,7 @@ from ..model.minicpmv import MiniCPMV
 
 
 class ImageCache:
-    """The resampler's output of one group (a slice, or frames packed together), [Q, E], by the digest of its content."""
+    """The resampler's output of one group (a slice, or packed frames), [Q, E], by the digest of its content."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from .blocks import BlockPool
 from .request import Request
 
+# After a lack of memory: prompts are read at least so many tokens a step, and so many good steps restore something.
+_LEAST_BUDGET = 16
+_STEPS_TO_RECOVER = 32
+
 
 @dataclass
 class Work:
@@ -43,7 +47,8 @@ class Scheduler:
     def __init__(self, pool: BlockPool, max_batch: int, prefill_chunk: int, *, deterministic: bool = False) -> None:
         self.pool, self.max_batch = pool, max_batch
         self.prefill_chunk = prefill_chunk
-        self.budget = prefill_chunk  # of the coming step; smaller after a failure of memory
+        self.budget, self.row_limit = prefill_chunk, max_batch  # of the coming step; smaller after a lack of memory
+        self._good_steps = 0
         self.deterministic = deterministic
         self.running: list[Request] = []  # in order of admission
         self._waiting: dict[str, deque[Request]] = {}
@@ -115,7 +120,7 @@ class Scheduler:
         for request in sorted(self.running, key=lambda one: self._served[one.client]):
             if request.num_left > 1 and budget > 0:
                 budget -= self._plan_prefill(request, works, budget)
-        while budget > 0 and self._slots:
+        while budget > 0 and len(self.running) < self.row_limit:
             admitted = self._admit()
             if admitted is None:
                 break
@@ -248,10 +253,24 @@ class Scheduler:
                 del self._pending[keys[at]]
         request.num_published = full
 
+    def reduce(self) -> bool:
+        """Plan less at once, for want of memory: shorter chunks first, then fewer rows. False when nothing is left."""
+        self._good_steps = 0
+        if self.budget > _LEAST_BUDGET and any(request.num_left > 1 for request in self.running):
+            self.budget = max(_LEAST_BUDGET, self.budget // 2)
+        elif len(self.running) > 1:
+            self.row_limit = len(self.running) - 1
+            self.preempt(self.running[-1])
+        else:
+            return False
+        return True
+
     def recover(self) -> None:
-        """After a step that went well, read longer chunks again, up to the usual."""
-        if self.budget < self.prefill_chunk:
-            self.budget = min(self.prefill_chunk, self.budget + max(1, self.budget // 8))
+        """Note a step that went well; after many of them, plan more at once again."""
+        self._good_steps += 1
+        if self._good_steps % _STEPS_TO_RECOVER == 0:
+            self.budget = min(self.prefill_chunk, 2 * self.budget)
+            self.row_limit = min(self.max_batch, self.row_limit + 1)
 
     def check_integrity(self) -> None:
         """Assert that rows, queues and blocks agree."""
