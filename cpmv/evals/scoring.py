@@ -27,7 +27,7 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 
 
 def normalise(text: str) -> str:
-    """What "exact" forgives: space at the ends of lines, and a full stop after a short answer is not forgiven."""
+    """What "exact" forgives: space at the ends of lines and of the whole."""
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
@@ -125,12 +125,13 @@ def language_of(text: str) -> str | None:
 _MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 DATE_FORMATS = (
     r"\d{4}-\d{2}-\d{2}", r"\d{2}\.\d{2}\.\d{4}", r"\d{2}/\d{2}/\d{4}", rf"\d{{2}} (?:{_MONTHS}) \d{{4}}",
-    rf"(?:{_MONTHS}) \d{{1,2}}, \d{{4}}", r"\d{4}年\d{1,2}月\d{1,2}日",
+    rf"(?:{_MONTHS}) \d{{1,2}}, \d{{4}}", r"\d{4}年\d{1,2}月\d{1,2}日", r"\d{4}\.\d{2}\.\d{2}",
+    r"\d{4}/\d{2}/\d{2}", r"\d{2}-\d{2}-\d{4}",
 )  # fmt: skip
 
 
 def date_format(text: str) -> int | None:
-    """Which format of `words.date_text` a text has, whatever the date; None for none."""
+    """Number of the format that a text has, whatever the date; None for none."""
     return next((i for i, pattern in enumerate(DATE_FORMATS) if re.fullmatch(pattern, text.strip())), None)
 
 
