@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import pages, product_labels, receipts
+from . import forms, pages, product_labels, receipts, tables
 from .canvas import Canvas, Typefaces, Unfit, limits_of
 from .content import content_of
 from .document import Document, Metrics
@@ -35,6 +35,8 @@ KINDS: dict[str, Kind] = {
     "page": Kind(pages.TASKS, pages.WEIGHTS),
     "receipt": Kind(receipts.TASKS, receipts.WEIGHTS),
     "label": Kind(product_labels.TASKS, product_labels.WEIGHTS),
+    "table": Kind(tables.TASKS, tables.WEIGHTS),
+    "form": Kind(forms.TASKS, forms.WEIGHTS),
 }
 WEIGHTS: dict[str, float] = {"page": 3.0, "receipt": 1.2, "label": 1.2, "table": 1.2, "form": 1.0, "chart": 1.8}
 

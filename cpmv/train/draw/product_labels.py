@@ -153,6 +153,7 @@ def _rows(canvas: Canvas, label: Label, style: str, left: float, keys: float, y:
     lined = style == "columns" and canvas.chance(0.5)
     for key, value, known in label.rows:
         baseline = y + ASCENT * canvas.em
+        mark = "" if mark == "." and key.endswith(".") else mark
         if style == "line":
             text = f"{key}{mark}{'' if canvas.han else ' '}{value}"
             em = canvas.fit(text, canvas.body, canvas.em, room)
@@ -170,7 +171,8 @@ def _rows(canvas: Canvas, label: Label, style: str, left: float, keys: float, y:
             canvas.write(value, x, baseline, face=bold, region="whole", derivable=known)
         y += pitch * canvas.em
         if lined:
-            canvas.rule(left, y - 1.0, canvas.width - left, y - 1.0)
+            middle = y - (pitch - ASCENT - DESCENT) * canvas.em / 2
+            canvas.rule(left, middle, canvas.width - left, middle)
 
 
 def _decorate(canvas: Canvas, margin: float) -> float:

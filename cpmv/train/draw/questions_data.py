@@ -33,8 +33,8 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "Read the row of {0}.", "What is in the row {0}?", "Give the row {0}, separated by commas.", "Row {0}?",
             "List all cells of the row {0}.", "Please read the row that starts with {0}.", "Copy the row of {0}.",
-            "Which values are in the row {0}?", "Write out the row {0}.", "Read all entries of {0}.",
-            "What does the row for {0} contain?", "Values in the row {0}, with commas:",
+            "Which cells are in the row {0}?", "Write out the row {0}.", "Read all entries of {0}.",
+            "What does the row for {0} contain?", "All cells of row {0}, with commas:",
         ),
         (
             "{0}这一行写了什么？", "请读出{0}这一行。", "{0}行？", "写出{0}这一行的内容。", "列出{0}行的所有数据。",
