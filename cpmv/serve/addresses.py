@@ -1,7 +1,7 @@
 """Which hosts and addresses media may be fetched from: names before resolution, addresses after it.
 
 A name must be on the operator's list; every address it resolves to must be a public one (or in a network the operator
-named), whatever form it comes in: IPv4 inside IPv6, NAT64, 6to4 and Teredo are unwrapped first. The caller then
+named), whatever form it comes in: IPv4 mapped into IPv6 or behind NAT64 is unwrapped first. The caller then
 connects to an address that was checked here, never to the name, so that a second resolution cannot differ.
 """
 
@@ -24,9 +24,13 @@ MAX_URL = 8192
 PORTS = {"https": 443, "http": 80}
 
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, long deprecated
-# Public by registry, yet answered by the machine's own cloud: Azure's wire server.
-_METADATA = {ipaddress.ip_address("168.63.129.16")}
+_NOT_OUTSIDE: tuple[Network, ...] = (
+    ipaddress.IPv6Network("2002::/16"),  # 6to4 and Teredo wrap IPv4 addresses and have no use left but tricks
+    ipaddress.IPv6Network("2001::/32"),
+    # Public by registry, yet answered by the machine's own cloud.
+    ipaddress.IPv4Network("168.63.129.16/32"),
+    ipaddress.IPv4Network("192.0.0.0/24"),
+)
 _HOST = re.compile(r"[a-z0-9_.\-:]+")
 
 
@@ -123,10 +127,10 @@ def check_addresses(found: Sequence[str], allowed: Sequence[Network]) -> list[st
     if not found:
         raise bad_request("the media host has no address")
     for text in found:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if not any(address.version == network.version and address in network for network in allowed):
-            if any(not is_public(one) for one in (address, *embedded(address))):
-                raise _refused("the media host resolves to an address that is not public")
+        address = unwrap(ipaddress.ip_address(text.partition("%")[0]))
+        is_allowed = any(address.version == network.version and address in network for network in allowed)
+        if not is_allowed and not is_public(address):
+            raise _refused("the media host resolves to an address that is not public")
     return list(found)
 
 
@@ -138,18 +142,18 @@ def is_public(address: Address) -> bool:
         and not address.is_unspecified
         and not address.is_reserved
         and not getattr(address, "is_site_local", False)
-        and address not in _METADATA
+        and not any(address.version == network.version and address in network for network in _NOT_OUTSIDE)
     )
 
 
-def embedded(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address carries and that a gateway would deliver to."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    found: list[Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if any(address in network for network in (*_NAT64, _COMPATIBLE)):
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [one for one in found if one is not None]
+def unwrap(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for (mapped, or through NAT64), since that is where packets go."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if any(address in network for network in _NAT64):
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 def _entry(text: str) -> tuple[str, str, int]:

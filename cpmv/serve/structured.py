@@ -31,9 +31,8 @@ END_OF_THINKING = "</think>"
 _RESERVE = 48  # tokens beyond the shortest ending that a JSON answer keeps free, or a quarter of its length if more
 
 _QUOTE = 0x22
-_STRUCTURE = (
-    b'}],n0"tf123456789-[{'  # outside strings: what closes, what goes on, how a value may begin, shortest first
-)
+# Outside strings: what closes, what goes on, how a value may begin, shortest first; 1 before 0, since -0.0 may be none.
+_STRUCTURE = b'}]:,n10"tf23456789-[{'
 _LETTERS = b"a0A-@.:T/Z n_+"  # inside strings: what patterns and formats are made of
 _MAX_DETOUR = 40  # characters that a pattern may ask for before its string can close
 _MAX_PATHS = 24  # ways followed at once in looking for them

@@ -82,6 +82,7 @@ class CallSplitter:
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
         self._held = ""
+        self._gap = ""  # white space before a call that has begun; it comes back when that turns out to be text
         self._in_call = False
         self._has_called = False
 
@@ -95,8 +96,8 @@ class CallSplitter:
 
     def flush(self) -> list[str | Call]:
         """Return what was held back, at the end of the answer; a call that never ended is text."""
-        rest = (CALL_OPEN if self._in_call else "") + self._held
-        self._held, self._in_call = "", False
+        rest = self._gap + (CALL_OPEN if self._in_call else "") + self._held
+        self._held, self._in_call, self._gap = "", False, ""
         return [rest] if rest and not (self._has_called and rest.isspace()) else []
 
     def _step(self, out: list[str | Call]) -> bool:
@@ -105,14 +106,15 @@ class CallSplitter:
             if not end:
                 return False
             call = read_call(body, self._names)
-            out.append(call if call is not None else f"{CALL_OPEN}{body}{CALL_CLOSE}")
+            out.append(call if call is not None else f"{self._gap}{CALL_OPEN}{body}{CALL_CLOSE}")
             self._has_called = self._has_called or call is not None
-            self._held, self._in_call = rest, False
+            self._held, self._in_call, self._gap = rest, False, ""
             return True
         before, start, rest = self._held.partition(CALL_OPEN)
         if start:
-            self._say(before.rstrip(), out)
-            self._held, self._in_call = rest, True
+            said = before.rstrip()
+            self._say(said, out)
+            self._held, self._in_call, self._gap = rest, True, before[len(said) :]
             return True
         partial = next(k for k in range(len(CALL_OPEN) - 1, -1, -1) if before.endswith(CALL_OPEN[:k]))
         ready = before[: len(before) - partial].rstrip()  # the white space may stand before a call
@@ -131,7 +133,8 @@ def read_call(body: str, names: Collection[str]) -> Call | None:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or value.get("name") not in names:
+    name = value.get("name") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in names:
         return None
     arguments = value.get("arguments", {})
     if isinstance(arguments, str):  # some models quote the object
@@ -141,4 +144,4 @@ def read_call(body: str, names: Collection[str]) -> Call | None:
             return None
     if not isinstance(arguments, dict):
         return None
-    return Call(value["name"], json.dumps(arguments, ensure_ascii=False))
+    return Call(name, json.dumps(arguments, ensure_ascii=False))
