@@ -27,7 +27,11 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = [clip("left"), shot, picture([], "1+1?", "2")]
     write_set(tmp_path / "a.zip", written)
     found = read_set(tmp_path / "a.zip")
-    assert [s.meta for s in found] == [s.meta for s in written] and [s.groups for s in found] == [[[3, 5], [7]], None, None]
+    assert [s.meta for s in found] == [s.meta for s in written] and [s.groups for s in found] == [
+        [[3, 5], [7]],
+        None,
+        None,
+    ]
     for one, other in zip(found, written, strict=True):
         assert [(t.text, t.answer) for t in one.turns] == [(t.text, t.answer) for t in other.turns]
         assert [(i.size, i.tobytes()) for i in one.images] == [(i.size, i.tobytes()) for i in other.images]
