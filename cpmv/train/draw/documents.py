@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import forms, pages, product_labels, receipts, tables
+from . import charts, forms, pages, product_labels, receipts, tables
 from .canvas import Canvas, Typefaces, Unfit, limits_of
 from .content import content_of
 from .document import Document, Metrics
@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "label": Kind(product_labels.TASKS, product_labels.WEIGHTS),
     "table": Kind(tables.TASKS, tables.WEIGHTS),
     "form": Kind(forms.TASKS, forms.WEIGHTS),
+    "chart": Kind(charts.TASKS, charts.WEIGHTS),
 }
 WEIGHTS: dict[str, float] = {"page": 3.0, "receipt": 1.2, "label": 1.2, "table": 1.2, "form": 1.0, "chart": 1.8}
 

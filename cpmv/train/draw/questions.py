@@ -39,7 +39,7 @@ _ENDING_SHARE = 0.08
 def ask(rng: np.random.Generator, task: str, language: int, *values: str) -> str:
     """A random wording of a task's question. language: 0 English, 1 Chinese; values fill its slots."""
     wordings = QUESTIONS[task][language]
-    question = wordings[int(rng.integers(len(wordings)))].format(*values)
+    question = wordings[int(rng.integers(len(wordings)))].format(*values).replace("..", ".")
     if task not in _LONG and question[-1] in ".?。？" and rng.random() < _ENDING_SHARE:
         endings = _ENDINGS[language]
         question += endings[int(rng.integers(len(endings)))]
