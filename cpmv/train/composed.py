@@ -135,10 +135,6 @@ class HostBatch:
     tasks: list[str]
     ends: list[int]
 
-    def pin_memory(self) -> HostBatch:
-        """For the data loader: pinned memory is copied to the device beside its work."""
-        return HostBatch(self.flat.pin_memory(), self.tasks, self.ends)
-
 
 _ALIGN = 16  # bytes
 
@@ -428,6 +424,22 @@ class ComposedSteps(torch.utils.data.Dataset[HostBatch]):
         return self._stand_ins[size]
 
 
+class _Staging:
+    """Two pinned buffers in turn, made before any capture: pinning memory on another thread would break one."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._buffers = [torch.empty_like(like).pin_memory() for _ in range(2)]
+        self._copied = [torch.cuda.Event() for _ in self._buffers]
+        self._turn = 0
+
+    def send(self, source: Tensor, target: Tensor) -> None:
+        self._turn = 1 - self._turn
+        self._copied[self._turn].synchronize()  # the buffer's last content has left
+        self._buffers[self._turn].copy_(source)
+        target.copy_(self._buffers[self._turn], non_blocking=True)
+        self._copied[self._turn].record()
+
+
 class Composer:
     """The device's side: takes host batches in order, draws them, and gives the objective its `JointBatch`."""
 
@@ -444,6 +456,7 @@ class Composer:
         self.rooms, self.config, self.device, self.atlas = list(rooms), config, device, atlas
         self._flat: dict[int, Tensor] = {}
         self._fields: dict[int, Fields] = {}
+        self._staging: dict[int, _Staging | None] = {}
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         patch = config.image.patch_size
         look = look or Look()
@@ -465,12 +478,16 @@ class Composer:
             )
 
     def feed(self, key: int, batch: HostBatch) -> None:
-        """Put a host batch where `load` reads it."""
+        """Put a host batch where `load` reads it. On a GPU the copy runs in order with the steps, off the host."""
         if key not in self._flat:
-            self._flat[key] = batch.flat.to(self.device, copy=True)
+            self._flat[key] = torch.empty_like(batch.flat, device=self.device)
             self._fields[key] = blank_fields(self.rooms[key], self.atlas).over(self._flat[key])
-            return
-        self._flat[key].copy_(batch.flat, non_blocking=True)
+            self._staging[key] = _Staging(batch.flat) if self.device.type == "cuda" else None
+        staging = self._staging[key]
+        if staging is None:
+            self._flat[key].copy_(batch.flat)
+        else:
+            staging.send(batch.flat, self._flat[key])
 
     def load(self, key: int, objective: Any, generator: torch.Generator | None) -> JointBatch:
         """Draw the batch of a key. objective: for position ids and spatial tables."""
@@ -551,7 +568,7 @@ class _From(torch.utils.data.Sampler[int]):
             step += 1
 
 
-def stream_steps(steps: ComposedSteps, first: int, workers: int, pin: bool) -> Iterator[HostBatch]:
+def stream_steps(steps: ComposedSteps, first: int, workers: int) -> Iterator[HostBatch]:
     """Host batches of steps `first`, `first` + 1, ... made by `workers` processes ahead of need (0: in this one)."""
     loader: Any = torch.utils.data.DataLoader(
         steps,
@@ -559,7 +576,6 @@ def stream_steps(steps: ComposedSteps, first: int, workers: int, pin: bool) -> I
         sampler=_From(first),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=pin,
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_one_thread if workers else None,
     )

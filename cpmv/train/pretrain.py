@@ -193,7 +193,7 @@ class _Run:
 
     def _host_batches(self, first: int) -> Iterator[HostBatch]:
         assert self.steps is not None and self.config.composed is not None
-        return stream_steps(self.steps, first, self.config.composed.workers, self.device.type == "cuda")
+        return stream_steps(self.steps, first, self.config.composed.workers)
 
     def _load_start(self) -> None:
         start = self.paths.init or self.paths.decay_from
@@ -333,7 +333,7 @@ def packing_problem(config: LanguageConfig, device: torch.device) -> str | None:
     masked = attention(exact[0], exact[1], exact[2], scale=scale, mask=segment_mask(segments, 200))
     expected = torch.autograd.grad(masked.square().sum(), exact)
     for mine, theirs in zip((packed, *grads), (masked, *expected), strict=True):
-        apart = float((mine.float() - theirs).norm() / theirs.norm())
+        apart = float((mine.detach().float() - theirs.detach()).norm() / theirs.detach().norm())
         if not apart < 0.02:  # bf16 operands: a few thousandths
             return f"differs from the masked result by {apart:.3f}"
     return None

@@ -82,7 +82,7 @@ def steps(config: ModelConfig, tokenizer: Tokenizer) -> ComposedSteps:
 def objective(steps: ComposedSteps, config: ModelConfig) -> JointObjective:
     model = JointModel(build(config, torch.device("cpu"), 0), 3)
     composer = Composer(steps.rooms, steps.atlas, config, torch.device("cpu"), look=Look(0, 0, 0, 0, 0, 0))
-    batches = partial(stream_steps, steps, workers=0, pin=False)
+    batches = partial(stream_steps, steps, workers=0)
     return JointObjective(model, None, {}, GRIDS, shift=False, composer=composer, host_batches=batches)  # type: ignore[arg-type]
 
 
@@ -124,7 +124,7 @@ def test_a_step_holds_whole_documents_with_their_answers_alone(steps: ComposedSt
 
 
 def test_a_step_is_the_same_again_and_in_a_worker(steps: ComposedSteps) -> None:
-    first = next(stream_steps(steps, 2, 1, False))
+    first = next(stream_steps(steps, 2, 1))
     assert torch.equal(first.flat, steps[2].flat) and first.ends == steps[2].ends
     assert not torch.equal(first.flat, steps[2 + len(GRIDS) * 3].flat)
 
@@ -190,7 +190,7 @@ def test_the_probe_tells_right_answers_from_wrong(tokenizer: Tokenizer) -> None:
     steps = ComposedSteps(rooms, lambda step: 0, synthetic_atlas(), tokenizer, config, ToyMaker(), (0,))
     network = JointModel(build(config, torch.device("cpu"), 0), 3)
     composer = Composer(rooms, steps.atlas, config, torch.device("cpu"))
-    batches = partial(stream_steps, steps, workers=0, pin=False)
+    batches = partial(stream_steps, steps, workers=0)
     objective = JointObjective(network, None, {}, grids, composer=composer, host_batches=batches)  # type: ignore[arg-type]
     probe = ComposedProbe(network, composer, steps, None)
     assert probe.run(objective) == {"composed": {"exact": 0.0, "n": 2.0}, "sum": {"exact": 0.0, "n": 2.0}}
