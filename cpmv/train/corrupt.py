@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import MessageError
 from ..inputs.media import FileSource
 from ..inputs.pdf import DEFAULT_DPI
-from ..inputs.pdf_text import Word, page_words
+from ..inputs.pdf_words import Word, page_words
 from .corrupt_pixels import (
     BLOT,
     FAMILIES,
