@@ -54,12 +54,13 @@ def _table_count(rng: random.Random, chinese: bool) -> Sample:
     table = tables.make_table(rng, chinese, rng.randint(4, 6), rng.randint(2, 3))
     column = rng.randrange(1, len(table.header))
     values = sorted(row[column - 1] for row in table.numbers)
-    bound = values[rng.randrange(1, len(values))]
     above = rng.random() < 0.5
+    bound = values[rng.randrange(len(values) - 1) + (not above)]
     count = sum(value > bound if above else value < bound for value in values)
     words = ("大于" if above else "小于") if chinese else ("above " if above else "below ")
     question = _ask(rng, "table_count", chinese, table.header[column], f"{words}{bound}")
-    return picture(tables.lay_out(rng, table, chinese).image, question, str(count), rows=table.rows)
+    facts = {"numbers": [row[column - 1] for row in table.numbers], "bound": bound, "above": above}
+    return picture(tables.lay_out(rng, table, chinese).image, question, str(count), **facts)
 
 
 def _chart_difference(rng: random.Random, chinese: bool) -> Sample:
