@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cpmv")
 
+CORRUPTED = "corrupted"  # the kind whose documents carry a plan of corruption
 PACKAGE = 6  # frames of a package at most
 LONGEST = 768  # tokens of a document at most
 _TRIES = 12  # documents made for one place before it stays empty
@@ -90,7 +91,7 @@ class Fields:
 
     ids, targets, positions: int64 [L]; offsets: int32 [D + 1]; rows: int64 [V], places of the visual tokens: singles,
     overviews, slices, packages. temporal int64 and present bool [packages, 6]. sheets: of singles, pages and frames,
-    where there is room for any. corruption: of singles and pages.
+    where there is room for any. corruption: of the first singles and pages.
     """
 
     ids: Tensor
@@ -200,8 +201,8 @@ class _Filler:
         self._steps, self.room, self.rng = steps, room, rng
         composed = room.composed
         self.packers = {name: SheetPacker(atlas, capacity) for name, capacity in room.capacities.items()}
-        corrupted = [name for name in ("singles", "pages") if room.capacities[name].sheets]
-        self.corruption = {name: CorruptionArrays.empty(room.capacities[name].sheets) for name in corrupted}
+        corrupted = {"singles": composed.corrupted_singles, "pages": composed.corrupted_pages}
+        self.corruption = {name: CorruptionArrays.empty(count) for name, count in corrupted.items() if count}
         self.rows = np.full(room.num_visual, composed.tokens - 1, np.int64)  # the last place is nobody's
         self.temporal = np.full((composed.packages, PACKAGE), -1, np.int64)
         self.present = np.zeros((composed.packages, PACKAGE), bool)
@@ -220,11 +221,19 @@ class _Filler:
     def fill(self) -> HostBatch:
         composed = self.room.composed
         page, patch = self.room.page, self.steps.patch
-        for _ in range(composed.pages):
-            self._place("pages", composed.page_kinds, *page.refined)
-        while self.packers["singles"].room and self._place(
-            "singles", composed.single_kinds, self.room.single[1] * patch, self.room.single[0] * patch
+        single = (self.room.single[1] * patch, self.room.single[0] * patch)
+        # Corrupted sheets come first, so that the others need not be looked at.
+        while self.packers["pages"].num_sheets < composed.corrupted_pages and self._place(
+            "pages", {CORRUPTED: 1.0}, *page.refined
         ):
+            pass
+        for _ in range(self.packers["pages"].room):
+            self._place("pages", composed.page_kinds, *page.refined)
+        while self.packers["singles"].num_sheets < composed.corrupted_singles and self._place(
+            "singles", {CORRUPTED: 1.0}, *single
+        ):
+            pass
+        while self.packers["singles"].room and self._place("singles", composed.single_kinds, *single):
             pass
         while self.num_packages < composed.packages and self._place(
             "frames", composed.clip_kinds, self.room.frame[1] * patch, self.room.frame[0] * patch
@@ -497,7 +506,7 @@ class Composer:
         passes: list[Pass] = []
         if "singles" in sheets:
             pictures = displays["singles"].draw(sheets["singles"], chance)
-            pictures = corrupt(pictures, corruption["singles"], chance)
+            pictures = _corrupted(pictures, corruption.get("singles"), chance)
             pixels = displays["singles"].finish(pictures, chance, self.dtype)
             passes.append(objective.picture_pass(room.single, pixels[:, None], generator))
         if "pages" in sheets:
@@ -531,7 +540,7 @@ class Composer:
     ) -> list[Pass]:
         """Draw pages, then make the overview and the slices as the preprocessing does."""
         pictures = display.draw(host.sheets["pages"], chance)
-        pictures = corrupt(pictures, host.corruption["pages"], chance)
+        pictures = _corrupted(pictures, host.corruption.get("pages"), chance)
         whole = display.finish(pictures, chance, torch.float32)
         rows, columns = room.page.overview
         patch = self.config.image.patch_size
@@ -553,6 +562,14 @@ class Composer:
         for count, patches in room.num_patches:
             total += count * patches * (cost["patch"] + patches * cost["patch_pair"])
         return 3.0 * total
+
+
+def _corrupted(pictures: Tensor, arrays: CorruptionArrays | None, chance: Chance) -> Tensor:
+    """Corrupt the first pictures, as many as `arrays` describes."""
+    if arrays is None:
+        return pictures
+    count = arrays.level.shape[0]
+    return torch.cat((corrupt(pictures[:count], arrays, chance), pictures[count:]))
 
 
 class _From(torch.utils.data.Sampler[int]):

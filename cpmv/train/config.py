@@ -75,6 +75,7 @@ class ComposedConfig:
 
     singles: pictures; pages: pictures that are sliced; packages: groups of up to six frames; texts: conversations
     without pictures. tokens: length of the row they share. Kinds outside `whole_page_kinds` are drawn larger on a page.
+    corrupted_singles, corrupted_pages: of the singles and pages, so many have text regions that are noisy or covered.
     """
 
     singles: int = 64
@@ -82,6 +83,8 @@ class ComposedConfig:
     packages: int = 12
     texts: int = 16
     tokens: int = 14336
+    corrupted_singles: int = 0
+    corrupted_pages: int = 0
     single_kinds: dict[str, float] = field(default_factory=dict)
     page_kinds: dict[str, float] = field(default_factory=dict)
     clip_kinds: dict[str, float] = field(default_factory=dict)
@@ -327,8 +330,10 @@ def tiny_p3() -> TrainConfig:
     assert start.composed is not None
     composed = dataclasses.replace(
         start.composed,
-        single_kinds={**_SINGLES, "corrupted": 1.5, "think": 2.0},
-        page_kinds={**_PAGES, "corrupted": 4.0, "think": 1.0},
+        corrupted_singles=10,
+        corrupted_pages=5,
+        single_kinds={**_SINGLES, "think": 2.0},
+        page_kinds={**_PAGES, "think": 0.6},
         clip_kinds={"clip": 1.0, "think_clip": 0.2},
         text_kinds={"text": 1.0, "think_text": 0.6},
     )
@@ -351,7 +356,7 @@ def tiny_s2() -> TrainConfig:
     """
     start = tiny_p3()
     assert start.composed is not None
-    singles = {**_SINGLES, "corrupted": 1.0, "think": 4.0}
+    singles = {**_SINGLES, "think": 4.0}
     composed = dataclasses.replace(
         start.composed,
         texts=24,
