@@ -62,11 +62,14 @@ class Scene:
     paper: Colour
     held_out: bool
 
-    def sheet(self, rng: np.random.Generator) -> Sheet:
-        """The sheet that shows it; colours vary a little."""
+    def sheet(self, rng: np.random.Generator, tones: dict[Figure, Colour] | None = None) -> Sheet:
+        """The sheet that shows it; colours vary a little. tones: keeps them, so that two sheets can agree."""
         marks: list[Mark] = []
+        tones = {} if tones is None else tones
         for figure in self.figures:
-            marks += figure_marks(figure, self.paper, toned(rng, figure.colour))
+            if figure not in tones:
+                tones[figure] = toned(rng, figure.colour)
+            marks += figure_marks(figure, self.paper, tones[figure])
         return Sheet(self.width, self.height, self.paper, marks)
 
     def unique(self, key: Callable[[Figure], object]) -> list[Figure]:
