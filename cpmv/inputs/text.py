@@ -87,6 +87,12 @@ class Tokenizer:
         templates = {} if chat_template is None else {"default": chat_template}
         return cls(build_bpe(vocab, merges), added_tokens, templates, config or {})
 
+    def base_vocabulary(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """Return what `from_parts` takes: tokens of the byte-level vocabulary with their ids, and merges in order."""
+        model = json.loads(self._bpe.to_str())["model"]
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+        return model["vocab"], merges
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, added tokens recognised; nothing is put before or after."""
         ids: list[int] = []

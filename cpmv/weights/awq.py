@@ -149,15 +149,28 @@ def _describe(name: str, parts: dict[str, Stored], settings: dict[str, Any]) -> 
 def quantize(weight: Tensor, group_size: int = 128) -> dict[str, Tensor]:
     """Round a weight [out, in] to the tensors a released file holds, by the name after the module's path.
 
-    Plain rounding between each group's extremes, without activation-aware scaling.
+    Plain rounding between each group's extremes; activation-aware scaling is done to the weight before (`awq_search`).
     Raises CheckpointError if in is no multiple of group_size or out no multiple of 8.
     """
     rows, cols = weight.shape
     if cols % group_size or rows % 8:
         raise CheckpointError(f"a weight {[rows, cols]} cannot be AWQ with groups of {group_size} inputs")
+    codes, zeros, scales = _round(weight, group_size)
+    return {"qweight": pack(codes.flatten(0, 1).int()), "qzeros": pack(zeros.int()), "scales": scales}
+
+
+def rounded(weight: Tensor, group_size: int) -> Tensor:
+    """Return what a weight [out, in] is once it has been quantised, float32."""
+    codes, zeros, scales = _round(weight, group_size)
+    return ((codes - zeros[:, None]) * scales.float()[:, None]).flatten(0, 1).t()
+
+
+def _round(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes [groups, g, out] and zero points [groups, out], both float32, and scales float16 [groups, out]."""
+    rows, cols = weight.shape
     groups = weight.detach().float().t().reshape(cols // group_size, group_size, rows)
     low, high = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)  # [groups, out]
     scales = ((high - low) / 15).clamp(min=1e-5).half()
     zeros = (-low / scales.float()).round().clamp(0, 15)
     codes = (groups / scales.float()[:, None] + zeros[:, None]).round().clamp(0, 15)
-    return {"qweight": pack(codes.flatten(0, 1).int()), "qzeros": pack(zeros.int()), "scales": scales}
+    return codes, zeros, scales

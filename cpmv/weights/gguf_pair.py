@@ -7,6 +7,7 @@ transposed, the query, key and value rows are three tensors, and the stored mean
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cpmv")
 
+OWN_PREPROCESSOR = "cpmv.preprocessor"  # preprocessor_config.json, as text
 VISION_VERSION = 6  # clip.minicpmv_version of MiniCPM-V 4.5
 _OTHER_VERSIONS = {2: "MiniCPM-V 2.5", 3: "MiniCPM-V 2.6", 4: "MiniCPM-o 2.6", 5: "MiniCPM-V 4.0"}
 _CONTROL_TOKENS = (2, 3)  # "unknown" and "control" of tokenizer.ggml.token_type: special tokens here
@@ -178,6 +180,7 @@ def _vision_config(vision: GGUFFile) -> dict[str, Any]:
             "model_type": "minicpmv",
             "patch_size": patch_size,
             "scale_resolution": 448,
+            **{k: v for k, v in _own_preprocessor(vision).items() if k in ("max_slice_nums", "scale_resolution")},
         },
         "vision_config": {
             "model_type": "siglip",
@@ -207,7 +210,7 @@ def _preprocessor(vision: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:
         stored = vision.metadata.get(key)
         if stored is not None and stored != [0.5] * 3:
             log.warning("%s has %s %s; MiniCPM-V 4.5 was trained with 0.5, which is used", vision.path, key, stored)
-    return {
+    said = {
         **config["slice_config"],
         "image_feature_size": config["query_num"],
         "use_image_id": True,
@@ -218,6 +221,21 @@ def _preprocessor(vision: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:
         "image_processor_type": "MiniCPMVImageProcessor",
         "processor_class": "MiniCPMVProcessor",
     }
+    return said | _own_preprocessor(vision)
+
+
+def _own_preprocessor(vision: GGUFFile) -> dict[str, Any]:
+    """What our own converter adds for a model whose preprocessing is not the released one."""
+    text = _meta(vision, OWN_PREPROCESSOR, None, str)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{vision.path} has metadata {OWN_PREPROCESSOR} that is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{vision.path} has metadata {OWN_PREPROCESSOR} that is no JSON object")
+    return value
 
 
 def _name_tensors(language: GGUFFile, vision: GGUFFile, config: dict[str, Any]) -> dict[str, GGUFTensor]:

@@ -74,6 +74,27 @@ def from_gguf(name: str, swapped_mlp: bool = False) -> str | None:
     return f"vpm.encoder.layers.{index}.{module}.{leaf}" if module else None
 
 
+_TO_GGUF = {module: stem for table in (_DECODER, _VISION) for stem, module in table.items()}
+_TO_GGUF_LAYER = {module: f"blk.{{}}.{stem}" for stem, module in _DECODER_LAYER.items()}
+_TO_GGUF_LAYER |= {module: f"v.blk.{{}}.{stem}" for stem, module in _VISION_LAYER.items()}
+# Every reader knows the names that the first converter gave these; only newer ones know the natural names.
+_TO_GGUF_LAYER |= {"mlp.fc1": "v.blk.{}.ffn_down", "mlp.fc2": "v.blk.{}.ffn_up"}
+_SHARED_IN_LAYERS = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+_RELEASED_LAYER = re.compile(r"(llm\.model|vpm\.encoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def to_gguf(name: str) -> str:
+    """Return the GGUF name of a released tensor: the inverse of `from_gguf`, in the legacy vision converter's words."""
+    layer = _RELEASED_LAYER.fullmatch(name)
+    if layer is None:
+        module, _, leaf = name.rpartition(".")
+        return f"{_TO_GGUF[module]}.{leaf}" if module in _TO_GGUF else name
+    part, index, module, leaf = layer.groups()
+    if module in _SHARED_IN_LAYERS:
+        return f"{'v.' if part == 'vpm.encoder' else ''}blk.{index}.{_SHARED_IN_LAYERS[module]}.{leaf}"
+    return f"{_TO_GGUF_LAYER[module].format(index)}.{leaf}"
+
+
 def ignored(config: ModelConfig) -> Callable[[str], bool]:
     """Return a test for tensors that a file may hold although the model has no place for them."""
     dropped = f"vpm.encoder.layers.{config.vision.num_hidden_layers}."

@@ -222,8 +222,13 @@ def _nearest(values: Tensor, book: Tensor) -> Tensor:
     return torch.bucketize(values, (book[1:] + book[:-1]) / 2).to(torch.uint8)
 
 
-def quantize(weight: Tensor, blocksize: int = 64, double: bool = True) -> dict[str, Tensor]:
-    """Quantise a weight [out, in] to the tensors a released file holds, by the name after the module's path."""
+def quantize(
+    weight: Tensor, blocksize: int = 64, double: bool = True, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """Quantise a weight [out, in] to the tensors a released file holds, by the name after the module's path.
+
+    dtype: what dequantised values will have; None is the weight's own.
+    """
     if weight.ndim != 2:
         raise CheckpointError(f"only matrices can be quantised to nf4, not shape {list(weight.shape)}")
     flat = weight.detach().float().flatten()
@@ -234,7 +239,7 @@ def quantize(weight: Tensor, blocksize: int = 64, double: bool = True) -> dict[s
     state: dict[str, Any] = {
         "quant_type": "nf4",
         "blocksize": blocksize,
-        "dtype": str(weight.dtype).removeprefix("torch."),
+        "dtype": str(dtype or weight.dtype).removeprefix("torch."),
         "shape": list(weight.shape),
     }
     out = {"weight": (codes[0::2] << 4 | codes[1::2])[:, None], "weight.quant_map": book}

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import awq, nf4
+from . import awq, int8, nf4
 from .packed import PackedWeight
 from .stored import Problem, Stored
 
@@ -33,8 +33,9 @@ class Format:
 FORMATS: dict[str, Format] = {
     "nf4": Format(nf4.collect, nf4.quantize),
     "awq": Format(awq.collect, awq.quantize),
+    "int8": Format(int8.collect, int8.quantize),
 }
-_METHODS = {"bitsandbytes": "nf4", "awq": "awq"}
+_METHODS = {"bitsandbytes": "nf4", "awq": "awq", int8.METHOD: "int8"}
 
 
 def collect_packed(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,17 +44,35 @@ def save(
     More than max_shard_bytes of tensors become shards with an index. Raises CheckpointError if the folder holds
     anything and `overwrite` is false; with `overwrite`, weights of an earlier checkpoint in it are replaced.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not overwrite)):
-        raise CheckpointError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
     if not model.config.hf:
         raise CheckpointError(
             "this model was not built from a config.json, so none can be saved; build it with from_hf"
         )
+    return write_folder(
+        folder,
+        lambda temporary: _write(model, tokenizer, temporary, max_shard_bytes, generation_config),
+        overwrite=overwrite,
+    )
+
+
+def check_target(folder: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder to write. Raises CheckpointError if it holds anything and `overwrite` is false."""
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not overwrite)):
+        raise CheckpointError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
+    return target
+
+
+def write_folder(folder: str | Path, write: Callable[[Path], None], *, overwrite: bool = False) -> Path:
+    """Let `write` fill a temporary folder, and move what it wrote into place once it is complete.
+
+    Raises CheckpointError if the folder holds anything and `overwrite` is false, or cannot be written.
+    """
+    target = check_target(folder, overwrite=overwrite)
     temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        _write(model, tokenizer, temporary, max_shard_bytes, generation_config)
+        write(temporary)
         _move_into_place(temporary, target)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written ({error.strerror or error})") from error
@@ -69,15 +88,20 @@ def _write(
     dtype = torch.float16 if from_gguf else getattr(torch, model.config.torch_dtype)
     config = {**model.config.hf, "torch_dtype": str(dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the same field under its newer name
-    files = {"config.json": config, "preprocessor_config.json": model.config.hf_preprocessor}
-    if generation:
-        files["generation_config.json"] = generation
+    write_json(folder, config, model.config.hf_preprocessor, generation)
+    tokenizer.save(folder)
+    write_shards(folder, tensors_of(model, dtype), max_shard_bytes)
+
+
+def write_json(
+    folder: Path, config: dict[str, Any], preprocessor: dict[str, Any], generation: dict[str, Any] | None = None
+) -> None:
+    """Write the configuration files that there is something to say in."""
+    files = {"config.json": config, "preprocessor_config.json": preprocessor, "generation_config.json": generation}
     for name, content in files.items():
         if content:
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
-    tokenizer.save(folder)
-    write_shards(folder, tensors_of(model, dtype), max_shard_bytes)
 
 
 def tensors_of(model: MiniCPMV, dtype: torch.dtype) -> list[Writable]:
