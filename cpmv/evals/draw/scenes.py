@@ -108,6 +108,11 @@ class Names:
     def pair(self, colour: str, shape: str) -> str:
         return self.colour(colour) + ("" if self.language else " ") + self.shape(shape)
 
+    @staticmethod
+    def a(word: str) -> str:
+        """The article before an English word."""
+        return "an" if word[0] in "aeio" else "a"
+
     def said(self, yes: bool) -> str:
         return self.yes if yes else self.no
 
@@ -116,7 +121,7 @@ class Names:
         if self.language:
             names = ["一个" + self.pair(*pair) for pair in pairs]
         else:
-            names = [f"{'an' if pair[0][0] in 'aeio' else 'a'} {self.pair(*pair)}" for pair in pairs]
+            names = [f"{self.a(pair[0])} {self.pair(*pair)}" for pair in pairs]
         comma, and_ = ("、", "和") if self.language else (", ", " and ")
         return comma.join(names[:-1]) + (and_ if len(names) > 1 else "") + names[-1]
 

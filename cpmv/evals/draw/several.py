@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -133,6 +134,44 @@ def _order_by_size(rng: random.Random, names: Names) -> _Made:
     return images, (), ("、" if names.language else ", ").join(str(index + 1) for index in order)
 
 
+def _changed(rng: random.Random, names: Names) -> _Made:
+    """One object is gone, new, of another colour or of another shape; all others stay as they are."""
+    paper = (220, 220, 220)
+    while True:
+        pairs = choose_pairs(rng, paper, rng.randint(3, 4))
+        if len(set(pairs)) == len(pairs):
+            break
+    things = place_things(rng, SIZE, pairs[:-1])
+    free = rng.choice(sorted(set(range(9)) - {thing.cell for thing in things}))
+    extra = Thing(*pairs[-1], (free % 3 + 0.5) * SIZE[0] / 3, (free // 3 + 0.5) * SIZE[1] / 3, 17, free)
+    kind = rng.choice(["gone", "new", "colour", "shape"])
+    before, after = [*things, extra], [*things, extra]
+    name, said = names.pair(*extra.pair), ""
+    if kind in ("gone", "new"):
+        (after if kind == "gone" else before).remove(extra)
+        if names.language:
+            said = f"{name}不见了" if kind == "gone" else f"多了一个{name}"
+        else:
+            said = f"the {name} is gone" if kind == "gone" else f"{names.a(extra.colour)} {name} is new"
+    else:
+        other = _other(rng, extra, kind, {thing.pair for thing in things})
+        after[-1] = other
+        word = names.colour(other.colour) if kind == "colour" else names.shape(other.shape)
+        said = (
+            f"{name}变成了{word}" if names.language else f"the {name} is now {'' if kind == 'colour' else 'a '}{word}"
+        )
+    return [render(SIZE, paper, before), render(SIZE, paper, after)], (), said
+
+
+def _other(rng: random.Random, thing: Thing, kind: str, there: set[tuple[str, str]]) -> Thing:
+    """The same object in another colour or of another shape; no held-out pair, and none that is there already."""
+    while True:
+        colour, shape = choose_pairs(rng, (220, 220, 220), 1)[0]
+        pair = (colour, thing.shape) if kind == "colour" else (thing.colour, shape)
+        if pair != thing.pair and pair not in there and pair not in HELD_OUT_PAIRS:
+            return replace(thing, colour=pair[0], shape=pair[1])
+
+
 def _receipt(rng: random.Random, chinese: bool, pay: Callable[[int], str], total: int) -> Image.Image:
     words, numbers = content(rng)
     first = rng.randint(total // 4, 3 * total // 4)
@@ -167,6 +206,7 @@ def _which_costs_more(rng: random.Random, names: Names) -> _Made:
 
 
 _MAKE: dict[str, Callable[[random.Random, Names], _Made]] = {
+    "changed": _changed,
     "same_text": _same_text, "read_one": _read_one, "which_says": _which_says, "which_contains": _which_contains,
     "how_many_show": _how_many_show, "more_shapes": _more_shapes, "describe_one": _describe_one,
     "order_by_size": _order_by_size, "sum_receipts": _sum_receipts, "which_costs_more": _which_costs_more,
