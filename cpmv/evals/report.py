@@ -1,7 +1,7 @@
 """Runs as tables: for a terminal, as the Markdown that README and the model's card embed, and two runs side by side.
 
-The Markdown stands between `<!-- eval:begin -->` and `<!-- eval:end -->` and is always made from a run's JSON, so that
-no number is ever typed by hand.
+The Markdown stands between `<!-- eval:begin -->` (or `<!-- eval:begin brief -->`: only what has a demand) and
+`<!-- eval:end -->`, and is always made from a run's JSON, so that no number is ever typed by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from .samples import EvalError
 from .tasks import BARS, MEASURES, TASKS, Bar
 
-BEGIN, END = "<!-- eval:begin -->", "<!-- eval:end -->"
+BEGIN, BRIEF, END = "<!-- eval:begin -->", "<!-- eval:begin brief -->", "<!-- eval:end -->"
 Report = dict[str, Any]
 
 _NAMES = {
@@ -76,23 +76,30 @@ def _verdicts(task: str, report: Report) -> str:
     return ", ".join(said)
 
 
-def markdown(report: Report) -> str:
-    """The table of a run: what was asked, scores with intervals, controls, and the demands, met or not."""
+def markdown(report: Report, *, brief: bool = False) -> str:
+    """The table of a run: what was asked, scores with intervals, controls, and the demands, met or not.
+
+    brief: only sets with a demand, without controls and costs.
+    """
     controls = [name for name in report["controls"] if name != "reversed" and report["controls"][name]]
-    head = ["set", "n", "exact", "other metrics", *controls, "tokens", "ms", "demand"]
-    lines = [" | ".join(["", *head, ""]).strip(), "|" + "---|" * len(head)]
+    head = ["set", "n", "exact", "other metrics", *([] if brief else [*controls, "tokens", "ms"]), "demand"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, numbers in report["sets"].items():
         if name not in TASKS:
             continue
+        verdict = _verdicts(name, report)
         cells = [TASKS[name].title, str(numbers["n"]), _headline(numbers, "exact"), _others(name, numbers)]
-        for control in controls:
-            found = report["controls"][control].get(name)
-            cells.append("" if found is None else percent(found["exact"]))
-        visual, generated = round(numbers["visual_tokens"]), round(numbers["generated_tokens"])
-        cells += [f"{visual} + {generated}", f"{numbers['ms']:.0f}", _verdicts(name, report)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *_notes(report)]
-    return "\n".join(lines)
+        if brief and not verdict:
+            continue
+        if not brief:
+            found = [report["controls"][control].get(name) for control in controls]
+            cells += ["" if one is None else percent(one["exact"]) for one in found]
+            cells += [
+                f"{round(numbers['visual_tokens'])} + {round(numbers['generated_tokens'])}",
+                f"{numbers['ms']:.0f}",
+            ]
+        lines.append("| " + " | ".join([*cells, verdict]) + " |")
+    return "\n".join([*lines, "", *_notes(report)])
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -160,10 +167,12 @@ def embed(path: Path, report: Report) -> bool:
     Raises EvalError where the markers are missing.
     """
     text = path.read_text(encoding="utf-8")
-    begin, end = text.find(BEGIN), text.find(END)
+    marker = BRIEF if BRIEF in text else BEGIN
+    begin, end = text.find(marker), text.find(END)
     if begin < 0 or end < begin:
         raise EvalError(f"{path} has no {BEGIN} ... {END}; add the two lines where the table belongs")
-    new = f"{text[: begin + len(BEGIN)]}\n{markdown(report)}\n{text[end:]}"
+    table = markdown(report, brief=marker == BRIEF)
+    new = f"{text[: begin + len(marker)]}\n{table}\n{text[end:]}"
     if new != text:
         path.write_text(new, encoding="utf-8")
     return new != text

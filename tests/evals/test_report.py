@@ -76,6 +76,13 @@ def test_the_table_is_put_between_its_markers(tmp_path: Path) -> None:
         reports.embed(tmp_path / "other.md", report)
 
 
+def test_a_brief_table_has_only_what_has_a_demand() -> None:
+    report = run(line=numbers(0.96, cer=0.02), talk=numbers(0.5))
+    full, brief = reports.markdown(report), reports.markdown(report, brief=True)
+    assert "text only" in full and "text only" not in brief and "tokens" not in brief.splitlines()[0]
+    assert "one line, training faces" in brief
+
+
 def test_two_runs_are_compared_sample_by_sample() -> None:
     first = run(line=numbers(0.5), talk=numbers(0.5), date=numbers(0.5))
     second = run(line=numbers(0.6), talk=numbers(0.52), han=numbers(0.5))
@@ -98,7 +105,8 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path: Path) -> None:
 def test_embedded_tables_are_those_of_the_committed_run(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     committed = ROOT / "docs" / "results" / "eval-tiny.json"
-    if reports.BEGIN not in text or not committed.is_file():
+    marker = reports.BRIEF if reports.BRIEF in text else reports.BEGIN
+    if marker not in text or not committed.is_file():
         pytest.skip("no table is embedded here")
-    inside = text.split(reports.BEGIN)[1].split(reports.END)[0].strip()
-    assert inside == reports.markdown(reports.read_report(committed))
+    inside = text.split(marker)[1].split(reports.END)[0].strip()
+    assert inside == reports.markdown(reports.read_report(committed), brief=marker == reports.BRIEF)
