@@ -17,6 +17,7 @@ _HOMES = {
     "AutoTokenizer": "cpmv.compat",
     "VideoReader": "cpmv.compat",
     "cpu": "cpmv.compat",
+    "Engine": "cpmv.engine.engine",
     "SamplingParams": "cpmv.engine.sampling",
     "Output": "cpmv.engine.output",
     "Message": "cpmv.inputs.messages",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # type checkers cannot see through __getattr__
     from .compat import AutoTokenizer as AutoTokenizer
     from .compat import VideoReader as VideoReader
     from .compat import cpu as cpu
+    from .engine.engine import Engine as Engine
     from .engine.output import Output as Output
     from .engine.sampling import SamplingParams as SamplingParams
     from .errors import CpmvError as CpmvError

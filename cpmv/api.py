@@ -1,13 +1,15 @@
 """The five-line way in: `load` a checkpoint, then `ask`, `stream` or `chat`.
 
 `ask` takes files and a question. `chat` keeps the publisher's signature and semantics, so existing scripts run
-unchanged. Both go the one way: messages -> `Processor` -> `ModelInputs` -> `generate`.
+unchanged. Both go the one way: messages -> `Processor` -> `ModelInputs` -> `Engine`, which one model's calls share,
+from any thread. Beam search and the reference's mistakes are `generate`'s alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .engine.generate import generate, is_reference, stream
+from .engine.engine import Engine
+from .engine.generate import generate, is_reference
 from .engine.output import Output, Piece
+from .engine.request import Request
 from .engine.sampling import SamplingParams
 from .errors import MessageError
 from .inputs.media import media_kind
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     Media: TypeAlias = str | Path | bytes | PIL.Image.Image | np.ndarray | Image | Video | Pdf
 
 log = logging.getLogger("cpmv")
+
+# Room of a model's own engine, in tokens of prompts and answers together; it is made anew when one request needs more.
+_ENGINE_TOKENS = 16384
 
 REFERENCE_MAX_INP_LENGTH = 16384  # tokens; the published chat() truncates there, we refuse
 
@@ -73,6 +80,8 @@ class Model:
         self.config = config
         self.format = format
         self.processor = Processor(config, tokenizer)
+        self._engine: Engine | None = None
+        self._engine_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Model(MiniCPM-V {self.config.version}, {self.format}, {self.dtype}, {self.device})"
@@ -150,7 +159,17 @@ class Model:
             tools=tools,
             progress=progress,
         )
-        return stream(self.network, self.tokenizer, inputs, chosen, thinking=enable_thinking)
+        return self._stream(inputs, chosen, enable_thinking)
+
+    def _stream(
+        self, inputs: ModelInputs, params: SamplingParams, thinking: bool, raw: bool = False
+    ) -> Iterator[Piece]:
+        if params.num_beams > 1:
+            raise MessageError(
+                f"num_beams={params.num_beams} cannot stream: beams are known only at the end; use generate"
+            )
+        engine = self._engine_for(self._tokens_of(inputs, params))
+        return engine.stream(engine.add(inputs, params, thinking=thinking, raw=raw))
 
     def chat(
         self,
@@ -218,7 +237,7 @@ class Model:
 
     def _reference_stream(self, inputs: ModelInputs, params: SamplingParams, thinking: bool) -> Iterator[str]:
         """Pieces in the published form: the thinking prefix a character at a time, then text as it comes."""
-        pieces = stream(self.network, self.tokenizer, inputs, params, thinking=thinking, raw=True)
+        pieces = self._stream(inputs, params, thinking, raw=True)
         return itertools.chain("<think>\n" if thinking else "", map(str, pieces))
 
     def generate(
@@ -233,14 +252,44 @@ class Model:
 
         thinking: the prompt ended inside a `<think>` block, so the output begins with reasoning.
         """
-        return generate(
-            self.network,
-            self.tokenizer,
-            inputs,
-            params or SamplingParams.reference(True),
-            thinking=thinking,
-            compat=compat,
-        )
+        chosen = params or SamplingParams.reference(True)
+        if is_reference(compat) or chosen.num_beams > 1:
+            return generate(self.network, self.tokenizer, inputs, chosen, thinking=thinking, compat=compat)
+        prompts = [inputs] if isinstance(inputs, ModelInputs) else list(inputs)
+        if not prompts:
+            return []
+        engine = self._engine_for(max(self._tokens_of(prompt, chosen) for prompt in prompts))
+        requests: list[Request] = []
+        try:
+            requests += (engine.add(prompt, chosen, thinking=thinking) for prompt in prompts)
+            outputs = [engine.wait(request) for request in requests]
+        except BaseException:  # nobody waits for the others any more
+            for request in requests:
+                engine.cancel(request)
+            raise
+        return outputs[0] if isinstance(inputs, ModelInputs) else outputs
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that this model's calls share, made at the first one. Several threads may call the model."""
+        return self._engine_for(0)
+
+    def _engine_for(self, num_tokens: int) -> Engine:
+        """Return the engine, made anew when a request of so many tokens would not fit."""
+        with self._engine_lock:
+            if self._engine is None or self._engine.capacity < num_tokens:
+                tokens = max(_ENGINE_TOKENS, 1 << max(0, num_tokens - 1).bit_length())
+                self._engine = Engine(
+                    self.network,
+                    self.tokenizer,
+                    cache_bytes=tokens * self.network.cache_spec().bytes_per_token,
+                )
+            return self._engine
+
+    def _tokens_of(self, inputs: ModelInputs, params: SamplingParams) -> int:
+        """The most tokens that a request can come to."""
+        context = self.network.config.language.max_position_embeddings
+        return min(context, len(inputs) + params.max_new_tokens)
 
     def logits(self, inputs: ModelInputs, *, compat: str | None = None) -> Tensor:
         """Return float32 logits [S, V] of every position of one prompt.
@@ -256,6 +305,8 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move to another device and return self."""
         self.network.to(torch.device(device))
+        with self._engine_lock:
+            self._engine = None  # its cache and weights are where the model was
         return self
 
     def cuda(self, device: int | None = None) -> Model:

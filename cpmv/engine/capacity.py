@@ -12,7 +12,7 @@ from ..weights.plan import free_memory, gigabytes
 log = logging.getLogger("cpmv")
 
 # Tokens a row is given room for when nothing else is said: a picture or two and a long answer.
-_TOKENS_PER_ROW = 4096
+_TOKENS_PER_ROW = 2048
 # Of the free memory. On a CPU it is everyone's; on a GPU the rest is for activations and pictures.
 _SHARE = {"cpu": 0.3, "cuda": 0.8}
 

@@ -53,7 +53,13 @@ class Paged(NamedTuple):
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False, mask: Tensor | Segments | Paged | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool = False,
+    mask: Tensor | Segments | Paged | None = None,
 ) -> Tensor:
     """Attend: softmax(q kᵀ · scale) v.
 

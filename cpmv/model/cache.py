@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -105,10 +107,19 @@ class PagedPool:
 
     def __init__(self, spec: CacheSpec, num_blocks: int, block_size: int, device: torch.device | str) -> None:
         shape = (num_blocks, block_size, spec.num_key_value_heads, spec.head_dim)
-        # Zeros, never uninitialised: what lies beyond a sequence's end is masked, but NaN times 0 is NaN. On a CPU
-        # fresh zero pages cost nothing until they are written.
-        self.keys = [torch.zeros(shape, device=device, dtype=spec.dtype) for _ in range(spec.num_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=spec.dtype) for _ in range(spec.num_layers)]
+        self.keys = [_zeros(shape, spec.dtype, device) for _ in range(spec.num_layers)]
+        self.values = [_zeros(shape, spec.dtype, device) for _ in range(spec.num_layers)]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros, never uninitialised: what lies beyond a sequence's end is masked, but NaN times 0 is NaN.
+
+    On a CPU, pages that the system zeroes when they are first touched: torch.zeros would write, and so take, them all.
+    """
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    pages = numpy.zeros(math.prod(shape) * dtype.itemsize, dtype=numpy.uint8)
+    return torch.from_numpy(pages).view(dtype).view(shape)
 
 
 class PagedCache:
