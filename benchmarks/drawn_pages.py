@@ -61,9 +61,11 @@ HAN_GOODS = ["面包", "绿茶", "大米", "苹果", "咖啡", "牛奶", "纸张
 
 @dataclass
 class Page:
-    """A drawn page. text: its lines in reading order. tables: rows of cells. markdown: what a reader should write."""
+    """A drawn page. text: its lines in reading order. tables: rows of cells, as (table, row, cell)."""
 
     name: str
+    kind: str
+    language: str
     picture: Image.Image
     text: list[str] = field(default_factory=list)
     tables: list[list[list[str]]] = field(default_factory=list)
@@ -194,7 +196,9 @@ def draw_pages(seed: int = 7) -> list[Page]:
     plan += [("small", face, 15) for face in ("sans", "serif", "lato", "han")] + [("small columns", "sans", 15)]
     pages = []
     for i, (kind, face, size) in enumerate(plan):
-        page = Page(f"page-{i + 1:02d}", Image.new("RGB", SIZE, "white"))
+        page = Page(
+            f"page-{i + 1:02d}", kind, "Chinese" if face == "han" else "English", Image.new("RGB", SIZE, "white")
+        )
         drawer = Drawer(page, face, size, random.Random(f"{seed} {i}"))
         if kind in ("article", "small"):
             article(drawer)

@@ -182,9 +182,11 @@ def _summary(options: Read, outcome: Outcome, seconds: float) -> list[str]:
         named = ", ".join(str(path) for path in outcome.already[:3]) + (", ..." if len(outcome.already) > 3 else "")
         lines.append(f"{named} already there and left alone; --overwrite reads again")
     if outcome.doubtful:
-        lines.append(f'{outcome.doubtful} lines are marked "doubtful" in the output')
+        many = "1 line is" if outcome.doubtful == 1 else f"{outcome.doubtful} lines are"
+        lines.append(f'{many} marked "doubtful" in the output')
     if outcome.unchecked:
-        lines.append(f"{outcome.unchecked} pages have no text layer and could not be checked")
+        many = "1 page has" if outcome.unchecked == 1 else f"{outcome.unchecked} pages have"
+        lines.append(f"{many} no text layer and could not be checked")
     if sys.stderr.isatty():
         pages = "1 page" if outcome.num_pages == 1 else f"{outcome.num_pages} pages"
         lines.append(f"{pages} in {seconds:.0f} s")

@@ -50,13 +50,19 @@ def check_page(blocks: list[ReadBlock], layer: TextLayer) -> None:
     """
     text = _Comparable(layer.characters)
     covered = np.zeros(len(text.plain), bool)
+    spans: list[tuple[int, int, ReadLine]] = []
     for block in blocks:
         for line in block.all_lines():
             if line.boxes:
                 _check_in_place(line, layer, text, covered)
             else:
-                _check_anywhere(line, block.kind == "markdown", text, covered)
-    missing = _missing(text, covered)
+                spans += _check_anywhere(line, block.kind == "markdown", text, covered)
+    missing: list[str] = []
+    for start, end in _uncovered(covered):
+        if end - start >= LEAST_MISSING:
+            missing.append(text.stretch(start, end))
+        else:
+            _blame(start, end, spans, text)
     if missing:
         lines = [ReadLine("", problem=f"not read, but in the text layer: {words}") for words in missing]
         blocks.append(ReadBlock("unread", lines=lines))
@@ -87,6 +93,13 @@ class _Comparable:
         self.sources = np.array(sources, np.int64)
         self.codes = np.array([ord(c) for c in plain], np.int32)
 
+    def breaks(self, place: int) -> bool:
+        """Whether a line of the layer ends between one comparable character and the one before it."""
+        if place == 0:
+            return True
+        between = self.original[self.sources[place - 1] : self.sources[place]] if place < len(self.plain) else "\n"
+        return "\n" in between or "\r" in between
+
     def stretch(self, start: int, end: int) -> str:
         """The layer's own words from one comparable character to before another."""
         if start >= end:
@@ -110,14 +123,28 @@ def _check_in_place(line: ReadLine, layer: TextLayer, text: _Comparable, covered
         line.doubt = " ".join("".join(layer.characters[i] for i in places).split())
 
 
-def _check_anywhere(line: ReadLine, is_markdown: bool, text: _Comparable, covered: np.ndarray[Any, Any]) -> None:
+def _check_anywhere(
+    line: ReadLine, is_markdown: bool, text: _Comparable, covered: np.ndarray[Any, Any]
+) -> list[tuple[int, int, ReadLine]]:
+    """Compare a line with the stretch most like it, and return where that is."""
     words = comparable(_MARKDOWN.sub("", line.text) if is_markdown else line.text)
     if not words:
-        return
+        return []
     start, end, wrong = find_like(words, text)
     covered[start:end] = True
     if wrong:
         line.doubt = text.stretch(start, end) if wrong <= 0.5 * len(words) else ""
+    return [(start, end, line)]
+
+
+def _blame(start: int, end: int, spans: list[tuple[int, int, ReadLine]], text: _Comparable) -> None:
+    """Doubt the line that lost a few characters at its edge: the one on whose line of the layer they stand."""
+    before = next((span for span in spans if span[1] == start), None)
+    after = next((span for span in spans if span[0] == end), None)
+    if before is not None and (after is None or not text.breaks(start)):
+        before[2].doubt = text.stretch(before[0], end)
+    elif after is not None:
+        after[2].doubt = text.stretch(start, after[1])
 
 
 def find_like(words: str, text: _Comparable) -> tuple[int, int, int]:
@@ -136,7 +163,7 @@ def find_like(words: str, text: _Comparable) -> tuple[int, int, int]:
     return end - int(np.argmin(backwards)), end, int(row[end])
 
 
-def _missing(text: _Comparable, covered: np.ndarray[Any, Any]) -> list[str]:
+def _uncovered(covered: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     """Stretches of the layer that belong to no line."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], ~covered, [False])).astype(np.int8)))
-    return [text.stretch(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= LEAST_MISSING]
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -71,11 +71,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Blocks in reading order. line_height: of a usual line's writing, px; 0 on an empty page."""
+    """Blocks in reading order. line_height: of a usual line's writing, px; 0 on an empty page. writing: the ink."""
 
     size: tuple[int, int]
     line_height: float
     blocks: list[Block]
+    writing: Mask = field(repr=False)
 
     def num_characters(self) -> float:
         """Guess how many characters stand on the page, from the lines' lengths."""
@@ -87,9 +88,9 @@ def find_layout(picture: Image.Image) -> Layout:
     ink = find_ink(picture)
     height = _line_height(ink.writing)
     if height == 0:
-        return Layout(picture.size, 0.0, [])
+        return Layout(picture.size, 0.0, [], ink.writing)
     blocks = _Finder(ink, height).blocks(Box(0, 0, picture.width, picture.height), 0)
-    return Layout(picture.size, height, blocks)
+    return Layout(picture.size, height, blocks, ink.writing)
 
 
 def runs(flags: Mask) -> list[tuple[int, int]]:
@@ -227,7 +228,7 @@ class _Finder:
             gaps = [gap for gap in inner if self._is_gap(gap, rows[start : end + 1])]
             if len(gaps) == 1 and gaps[0][0] - region.left - int(np.flatnonzero(taken)[0]) < 1.7 * self.h:
                 gaps = []  # bullets, or numbers of a list
-            if gaps and end > start:
+            if gaps and (end > start or rows[end].height > 2.5 * self.h):
                 best = (end + 1, gaps)
             used = np.flatnonzero(taken)
             is_full = region.width - used[-1] < 3 * self.h and used[0] < 3 * self.h
@@ -237,7 +238,8 @@ class _Finder:
 
     def _is_gap(self, gap: tuple[int, int], rows: list[Box]) -> bool:
         """Whether a gap is wider than the spaces between words of the rows that it parts."""
-        heights = [row.height for row in rows if _spans(row, [gap])]
+        tall = 2.5 * self.h  # lines of both sides that run into one another
+        heights = [row.height if row.height <= tall else self.h for row in rows if _spans(row, [gap])]
         return gap[1] - gap[0] >= 0.8 * min(heights, default=0)
 
     def _is_table(self, rows: list[Box], gaps: list[tuple[int, int]]) -> bool:
@@ -247,8 +249,7 @@ class _Finder:
         for a, b in zip(cuts, cuts[1:], strict=False):
             if b - a < COLUMN_LINES * self.h:
                 return True
-            spans = [self._trim(Box(a, row.top, b, row.bottom)) for row in rows]
-            widths = [span.width for span in spans if span is not None]
+            widths = [row.width for row in self._rows(Box(a, rows[0].top, b, rows[-1].bottom))]
             if len(widths) < 3 or float(np.median(widths)) < COLUMN_FILL * max(widths):
                 return True
         return False

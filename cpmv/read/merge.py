@@ -70,8 +70,16 @@ def find_loop(text: str) -> int | None:
         while same > 0 and text[same - 1] == text[same - 1 + period]:
             same -= 1
         if len(text) - same >= least and not _is_ruling(text[-period:]):
-            return same + period
+            return _at_word(text, same + period, period)
     return None
+
+
+def _at_word(text: str, at: int, period: int) -> int:
+    """Move a cut on to where a word ends, if one does before the passage comes again."""
+    for place in range(at, min(at + period, len(text))):
+        if not text[place - 1].isalnum() or text[place - 1] >= "\u2e80":
+            return place
+    return at
 
 
 def _is_ruling(passage: str) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import MessageError
-from .ink import Mask, any_along, find_ink
+from .ink import Mask, any_along
 from .layout import Block, Box, Layout, Line, find_layout, runs
 from .merge import merge_overlap
 from .reader import Asker, Pending
@@ -113,7 +113,6 @@ class PageReader:
     # ---- line by line ----
 
     def _by_lines(self, picture: Image.Image, layout: Layout) -> list[_Part]:
-        writing = find_ink(picture).writing
         usual = _usual_core(layout)
         parts: list[_Part] = []
         for block in layout.blocks:
@@ -121,9 +120,9 @@ class PageReader:
             part = _Part(read)
             if block.kind == "text":
                 read.scale, read.bullet = _scale(block, layout, usual), block.lines[0].bullet
-                part.lines = [self._line(picture, line, writing) for line in block.lines]
+                part.lines = [self._line(picture, line, layout.writing) for line in block.lines]
             for row in block.rows:
-                part.rows.append([[self._line(picture, line, writing) for line in cell] for cell in row])
+                part.rows.append([[self._line(picture, line, layout.writing) for line in cell] for cell in row])
             parts.append(part)
         return parts
 
@@ -232,7 +231,7 @@ def num_lines_shared(above: Sequence[str], below: Sequence[str], most: int = 2 *
     tail = [line for line in above if line.strip()][-most:]
     for count in range(min(most, len(below)), 0, -1):
         head = [line for line in below[:count] if line.strip()]
-        if not head or len(head) > len(tail):
+        if not below[count - 1].strip() or len(head) > len(tail):
             continue
         if all(_is_like(a, b) for a, b in zip(tail[-len(head) :], head, strict=True)):
             return count
@@ -284,7 +283,7 @@ def plan_bands(
     count = min(math.ceil(needed - 0.05), max(1, round((bottom - top) / (4 * layout.line_height))))
     if count == 1:
         return [(Box(0, 0, width, height), False)]
-    empty = runs(~any_along(find_ink(picture).writing[top:bottom], 1))
+    empty = runs(~any_along(layout.writing[top:bottom], 1))
     bands: list[tuple[Box, bool]] = []
     start, overlaps = top, False
     reach = 0.3 * (bottom - top) / count
