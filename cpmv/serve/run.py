@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import Service, build
 from .errors import ApiError
+from .transport import LINGER_S
 
 log = logging.getLogger("cpmv")
 
@@ -53,7 +54,10 @@ def serve(service: Service, *, announce: str | None = None) -> int:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     server = _Server(config, service, announce)
-    server.run()
+    try:
+        server.run()
+    finally:
+        service.decoders.close()  # also where a second signal cut the end short
     return 128 + signal.SIGINT if server.was_interrupted else 0
 
 
@@ -72,6 +76,8 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.ERROR:
+            return  # refused already; it is read only so that the refusal arrives before the connection closes
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._expect_head()  # a head has begun, and must end
@@ -92,7 +98,7 @@ class _Protocol(H11Protocol):
             output = self.conn.send(event)
             if output:
                 self.transport.write(output)
-        self.transport.close()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -7,6 +7,7 @@ whatever a route raises into OpenAI's error body. `read_body` bounds size and ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -33,6 +34,7 @@ T = TypeVar("T")
 # Anyone may see whether the server lives, and load the page; everything else needs the key where there is one.
 OPEN_PATHS = ("/", "/health", "/ready", "/version", "/openapi.json", "/favicon.ico")
 OPEN_PREFIX = "/page/"
+LINGER_S = 1.0
 CLIENT_CLOSED = 499  # nobody sees it but the log and the metrics
 
 
@@ -80,12 +82,14 @@ async def read_body(request: Request, settings: Settings, budget: ByteBudget) ->
         raise ApiError(415, "the body is compressed; send it as it is")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > settings.max_request_bytes:
+        await _discard(request, settings.max_request_bytes)
         raise _too_large(settings)
     body, taken = bytearray(), 0
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
                 if len(body) + len(chunk) > settings.max_request_bytes:
+                    await _discard(request, settings.max_request_bytes)
                     raise _too_large(settings)
                 budget.take(len(chunk))
                 taken += len(chunk)
@@ -97,6 +101,17 @@ async def read_body(request: Request, settings: Settings, budget: ByteBudget) ->
         budget.release(taken)
         raise
     return body, taken
+
+
+async def _discard(request: Request, most: int) -> None:
+    """Read on for a moment without keeping anything: a client that is cut off while it sends never sees why."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while most > 0:
+                message = await request.receive()
+                most -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
 
 
 def _too_large(settings: Settings) -> ApiError:

@@ -29,8 +29,16 @@ _ANNOUNCED = re.compile(r"at http://(\S+):(\d+)$")
 class Server:
     """A running server. `post` and `get` speak plain HTTP, `client` is the official one."""
 
-    def __init__(self, *flags: str, model: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        model: str | None = None,
+        env: dict[str, str] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "cpmv", "serve", *([model] if model else []), "--port", "0", *flags]
+        if settings is not None:  # what has no flag
+            command = [sys.executable, str(Path(__file__).with_name("serve_custom.py")), json.dumps(settings)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
