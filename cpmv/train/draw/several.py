@@ -60,7 +60,7 @@ def _changed(maker: Maker, rng: np.random.Generator, width: int, height: int) ->
     sheets = [before.sheet(rng, tones), after.sheet(rng, tones)]
     question = wording(rng, SEVERAL, "changed", language)
     return _document(
-        "several_changed", [first, second], question, answer, language, change=name, scenes=[before, after]
+        "several_changed", sheets, question, answer, language, change=name, scenes=[before, after]
     )
 
 
