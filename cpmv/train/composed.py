@@ -174,8 +174,8 @@ class Room:
         singles, pages, packages = composed.singles, composed.pages, composed.packages
         area = self.page.refined[0] * self.page.refined[1] / (448 * 448)
         self.capacities = {
-            "singles": Capacity.of(singles, 110, 45, 16, 48),
-            "pages": Capacity.of(pages, int(260 * max(1.0, area)), 90, 20, 60),
+            "singles": Capacity.of(singles, 70, 30, 9, 48),
+            "pages": Capacity.of(pages, int(200 * max(1.0, area)), 64, 14, 60),
             "frames": Capacity.of(packages * PACKAGE, 12, 12, 8, 16),
         }
         self.num_visual = (singles + pages * (1 + self.page.num_slices) + packages) * self.query_num
