@@ -43,8 +43,8 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def open_page(browser: Any, url: str, **profile: Any) -> Iterator[Any]:
-    """The page in a fresh profile. Fails at the end if a script failed or the security policy was broken."""
+def open_page(browser: Any, url: str, *, model: str = "MiniCPM", **profile: Any) -> Iterator[Any]:
+    """The page in a fresh profile, once it knows the model. A failed script or a broken policy fails it at the end."""
     settings = {"locale": "en-GB", "viewport": {"width": 1200, "height": 800}, **profile}
     context = browser.new_context(**settings)
     page = context.new_page()
@@ -53,7 +53,7 @@ def open_page(browser: Any, url: str, **profile: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
     page.goto(url)
-    page.locator("#model-name", has_text="MiniCPM").wait_for()
+    page.locator("#model-name", has_text=model).wait_for()
     try:
         yield page
     finally:

@@ -88,6 +88,7 @@ function drawTools() {
   byId("send").disabled = !question.value.trim() && !attachments.records.length;
   question.style.height = "auto";
   question.style.height = `${question.scrollHeight}px`;
+  toEnd(); // a taller composer must not hide the end of the answer
 }
 
 function toEnd(always = false) {

@@ -25,11 +25,13 @@ export class SeenDialog {
   async open(record, media, onChange = null) {
     this.record = record;
     byId("seen-title").textContent = t("see_of", record.name);
-    this.controls(media, onChange);
+    this.controls(record.kind, media, onChange);
     if (!this.dialog.open) this.dialog.showModal();
-    await this.draw(media);
+    const seen = await this.draw(media);
+    if (seen && seen.type !== record.kind) this.controls(seen.type, media, onChange); // a GIF that moves is a video
   }
 
+  /** Draw what is seen of the present file, and return it; null when there is nothing to draw. */
   async draw(media) {
     const body = byId("seen-body");
     const summary = byId("seen-summary");
@@ -38,19 +40,21 @@ export class SeenDialog {
     body.classList.add("waiting");
     try {
       const seen = await seenOf(record, media);
-      if (record !== this.record) return;
+      if (record !== this.record) return null;
       summary.textContent = seen ? t("tokens", count(seen.tokens)) : t("no_preview");
       body.replaceChildren(...(seen ? views(record, seen) : []));
+      return seen;
     } catch (error) {
       summary.textContent = error.message;
       body.replaceChildren();
+      return null;
     } finally {
       body.classList.remove("waiting");
     }
   }
 
-  controls(media, onChange) {
-    const names = { image: ["max_slice_nums"], pdf: ["max_slice_nums"], video: ["fps", "packing"] }[this.record.kind];
+  controls(kind, media, onChange) {
+    const names = { image: ["max_slice_nums"], pdf: ["max_slice_nums"], video: ["fps", "packing"] }[kind];
     const kept = { ...media };
     const fields = names.map((name) => {
       const { label, values } = CHOICES[name];
@@ -99,13 +103,16 @@ function videoViews(seen) {
 }
 
 function packageView(group, index) {
-  const span = `${clock(group.frames[0].time_s)} – ${clock(group.frames.at(-1).time_s)}`;
-  const frames = group.frames.map(({ time_s, thumbnail }) => {
+  const times = group.frames.map((frame) => clock(frame.time_s));
+  const span = times.length > 1 ? el("span", {}, `${times[0]} – ${times.at(-1)}`) : null;
+  const frames = group.frames.map(({ thumbnail }, i) => {
     const image = thumbnail ? el("img", { src: thumbnail, alt: "" }) : el("span.blank");
-    return el("li", {}, image, el("time", {}, clock(time_s)));
+    return el("li", {}, image, el("time", {}, times[i]));
   });
-  const head = el("p", {}, el("strong", {}, t("package", index + 1)), el("span", {}, span), el("span", {}, t("tokens_short", group.tokens)));
-  return el("li.package", {}, head, el("ol.frames", {}, ...frames));
+  const head = el("p", {}, el("strong", {}, t("package", index + 1)), span, el("span", {}, t("tokens_short", group.tokens)));
+  const node = el("li.package", {}, head, el("ol.frames", {}, ...frames));
+  node.style.setProperty("--frames", frames.length);
+  return node;
 }
 
 /** 75.3 -> "1:15.3" */
