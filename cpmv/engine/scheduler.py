@@ -116,18 +116,30 @@ class Scheduler:
         for request in list(self.running):
             if request.slot is not None and request.num_left == 1:  # it may have given way to one before it
                 self._plan_decode(request, works)
-        budget = self.budget
-        for request in sorted(self.running, key=lambda one: self._served[one.client]):
-            if request.num_left > 1 and budget > 0:
-                budget -= self._plan_prefill(request, works, budget)
-        while budget > 0 and len(self.running) < self.row_limit:
-            admitted = self._admit()
-            if admitted is None:
-                break
-            budget -= self._plan_prefill(admitted, works, budget)
-        for work in works:
-            self._served[work.request.client] += work.num_tokens
+        self._plan_prompts(works)
         return works
+
+    def _plan_prompts(self, works: list[Work]) -> None:
+        """Spend the budget on prompts: those being read and those still waiting, the least served client's first."""
+        budget = self.budget
+        reading = [request for request in self.running if request.num_left > 1]
+        may_admit = True
+        while budget > 0:
+            may_admit = may_admit and bool(self._waiting) and len(self.running) < self.row_limit
+            request = min(reading, key=lambda one: self._served[one.client], default=None)
+            if may_admit and (request is None or self._least_served_waiting() < self._served[request.client]):
+                request = self._admit()
+                if request is None:
+                    may_admit = False
+                    continue
+            elif request is None:
+                return
+            else:
+                reading.remove(request)
+            budget -= self._plan_prefill(request, works, budget)
+
+    def _least_served_waiting(self) -> int:
+        return min(self._served[client] for client in self._waiting)
 
     def _plan_decode(self, request: Request, works: list[Work]) -> None:
         while not self._grow(request, len(request.tokens)):
@@ -142,6 +154,7 @@ class Scheduler:
             if drafts and not self._grow(request, len(request.tokens) + len(drafts)):
                 drafts = []  # guesses are not worth anyone's place
         works.append(Work(request, request.num_computed, 1, True, drafts))
+        self._served[request.client] += works[-1].num_tokens
 
     def _plan_prefill(self, request: Request, works: list[Work], budget: int) -> int:
         count = min(request.num_left, budget)
@@ -155,6 +168,7 @@ class Scheduler:
                 count = end - request.num_computed
         decides = count == request.num_left
         works.append(Work(request, request.num_computed, count, decides))
+        self._served[request.client] += count
         return count
 
     def _grow(self, request: Request, num_tokens: int) -> bool:
