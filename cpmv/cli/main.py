@@ -27,7 +27,11 @@ VERBS = {
     "check": ("cpmv.cli.check", "verify a checkpoint's files, tensor by tensor"),
     "read": ("cpmv.cli.read", "turn PDFs and pictures into Markdown, or into JSON that fits a schema"),
     "batch": ("cpmv.cli.batch", "answer a folder, a JSONL or a Parquet file, each input exactly once"),
-    "train": ("cpmv.cli.train", "train a model from scratch on pictures drawn on the way"),
+    "quantize": ("cpmv.cli.quantize", "make a 16-bit checkpoint smaller: nf4, awq or int8"),
+    "convert": ("cpmv.cli.convert", "rewrite a checkpoint as a GGUF pair, or as plain safetensors"),
+    "train": ("cpmv.cli.train", "train a model: on data of your own, on preferences, or from scratch"),
+    "data": ("cpmv.cli.data", "check training data of your own before it is used"),
+    "merge": ("cpmv.cli.merge", "write a checkpoint with an adapter merged into it"),
     "eval": ("cpmv.cli.eval", "score a model on pictures and clips with known answers"),
 }
 
@@ -35,7 +39,7 @@ HELP = f"""usage: cpmv VERB [OPTIONS]
 
 MiniCPM-V 4.5: ask about images, videos and PDFs.
 
-{chr(10).join(f"  {verb:<8}{what}" for verb, (_, what) in VERBS.items())}
+{chr(10).join(f"  {verb:<10}{what}" for verb, (_, what) in VERBS.items())}
 
   cpmv VERB --help     list a verb's options
   cpmv --version       print the version
