@@ -32,7 +32,7 @@ from cpmv.engine.request import Request
 from cpmv.engine.sampling import SamplingParams
 from cpmv.model.config import ModelInputs
 
-CACHE_TOKENS = 768
+CACHE_TOKENS = 512
 IN_FLIGHT = 64
 
 
@@ -80,12 +80,14 @@ def prompts_of(model: cpmv.Model, seed: int) -> list[ModelInputs]:
 
 def params_of(draw: random.Random) -> SamplingParams:
     """Mostly greedy, some drawn, some penalised; short answers and a few long ones."""
-    length = draw.choice((1, 4, 8, 16, 24, 64))
+    length = draw.choice((1, 4, 8, 16, 48, 96))
     kind = draw.random()
     if kind < 0.6:
-        return SamplingParams(temperature=0, max_new_tokens=length, min_new_tokens=min(length, draw.choice((0, 8, 64))))
+        return SamplingParams(temperature=0, max_new_tokens=length, min_new_tokens=draw.choice((0, length)))
     if kind < 0.8:
-        return SamplingParams(temperature=0.9, top_p=0.9, seed=draw.randrange(1000), max_new_tokens=length)
+        return SamplingParams(
+            temperature=0.9, top_p=0.9, seed=draw.randrange(1000), max_new_tokens=length, min_new_tokens=length
+        )
     return SamplingParams.reference(True, max_new_tokens=length)
 
 
@@ -117,7 +119,7 @@ def soak(num_requests: int, seed: int = 0, *, report_every: float = 30.0) -> tup
             if draw.random() < 0.01:
                 break
         engine.step()
-        if draw.random() < 0.4:
+        if draw.random() < 0.15:
             engine.cancel(draw.choice(in_flight)[0])
         still = []
         for request, inputs in in_flight:
