@@ -88,6 +88,21 @@ def test_pages_are_for_the_documents_of_a_folder(folder: Path, tmp_path: Path) -
     assert tokens[0] * 2 == tokens[1]
 
 
+def test_videos_are_decoded_where_they_lie_at_the_rates_asked_for(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    clip = Path(__file__).parents[2] / "examples" / "pictures" / "moving.gif"
+    (folder / "moving.gif").write_bytes(clip.read_bytes())
+    tokens = []
+    for packing in ("1", "3"):
+        out = tmp_path / f"{packing}.jsonl"
+        assert run(folder, out, "--fps", "4", "--packing", packing) == 0
+        details = lines_of(out)[0]["response"]["body"]["usage"]["prompt_tokens_details"]
+        assert details["visual_tokens"] == details["video_tokens"]
+        tokens.append(details["video_tokens"])
+    assert tokens == [5 * 64, 2 * 64]  # 5 frames, one by one and in groups of 3 and 2
+
+
 def test_without_a_bad_input_the_exit_code_is_0(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
