@@ -57,12 +57,12 @@ class Folds:
         """Return a tensor of the checkpoint, float32 where it was folded."""
         factor = self.norms.get(name)
         if factor is not None:
-            return value.float() * factor
+            return value.float() * factor.to(value.device)
         weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
         rows, columns = self.rows.get(weight), self.columns.get(name)
         if rows is not None:
-            value = value.float() * (rows if value.ndim == 1 else rows[:, None])
-        return value if columns is None else value.float() * columns
+            value = value.float() * (rows if value.ndim == 1 else rows[:, None]).to(value.device)
+        return value if columns is None else value.float() * columns.to(value.device)
 
 
 def recipe(format: str, catalogue: Catalogue, group_size: int = 128) -> Recipe:
