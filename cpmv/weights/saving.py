@@ -59,7 +59,8 @@ def check_target(folder: str | Path, *, overwrite: bool) -> Path:
     """Return the folder to write. Raises CheckpointError if it holds anything and `overwrite` is false."""
     target = Path(folder)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not overwrite)):
-        raise CheckpointError(f"{target} exists and is not empty; choose another folder, or pass overwrite")
+        advice = "choose another folder, or pass overwrite=True (--overwrite)"
+        raise CheckpointError(f"{target} exists and is not empty; {advice}")
     return target
 
 
