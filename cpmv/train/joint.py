@@ -47,8 +47,8 @@ class JointObjective:
 
     mix: samples of each kind on this GPU. `weights` are device scalars in the order of `names`. packed_tokens: length
     of the one row that all samples of a step share, None: a padded row each. What does not fit the row is cut.
-    composer, host_batches: add composed samples as a second micro-batch; host_batches(step) yields those of that step
-    and the following ones.
+    aux_weight: 0 leaves both auxiliary losses out. composer, host_batches: add composed samples as a second
+    micro-batch; host_batches(step) yields those of that step and the following ones.
     """
 
     names: tuple[str, ...] = ("lm", "dense", "query")
@@ -178,8 +178,8 @@ class JointObjective:
             input_ids=ids,
             targets=targets,
             rows=rows,
-            dense=torch.cat(dense) if dense else empty,
-            regions=self._regions(torch.cat(lattices), points) if lattices else empty,
+            dense=torch.cat(dense) if dense and self.aux_weight else empty,
+            regions=self._regions(torch.cat(lattices), points) if lattices and self.aux_weight else empty,
             points=points,
             **packed,
         )

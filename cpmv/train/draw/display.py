@@ -155,8 +155,11 @@ class SheetPacker:
         return SheetBatch(*(torch.from_numpy(a) for a in (*arrays, *marks)))
 
 
-def mark_distance(kind: Tensor, place: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance, px, of points to marks: negative inside. kind [...]; place [..., 6]; x, y broadcast to [...]."""
+def mark_distance(kind: Tensor, place: Tensor, turn: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance, px, of points to marks: negative inside.
+
+    kind [...]; place [..., 6]; turn [..., 4], see `wedge_turns`; x, y broadcast to [...].
+    """
     a, b, c, d, e, f = place.unbind(-1)
     middle_x, middle_y, half_x, half_y = (a + c) / 2, (b + d) / 2, (c - a) / 2, (d - b) / 2
     rect = torch.maximum((x - middle_x).abs() - half_x, (y - middle_y).abs() - half_y)
@@ -167,14 +170,14 @@ def mark_distance(kind: Tensor, place: Tensor, x: Tensor, y: Tensor) -> Tensor:
     dx, dy = c - a, d - b
     along = (((x - a) * dx + (y - b) * dy) / (dx * dx + dy * dy).clamp(min=1e-6)).clamp(0, 1)
     line = ((x - a - along * dx) ** 2 + (y - b - along * dy) ** 2).sqrt() - e / 2
-    # A triangle is three half-planes; `turn` makes them point outwards whatever the order of the corners.
-    turn = torch.sign((c - a) * (f - b) - (d - b) * (e - a))
+    # A triangle is three half-planes; `sense` makes them point outwards whatever the order of the corners.
+    sense = torch.sign((c - a) * (f - b) - (d - b) * (e - a))
     sides = [_side(x, y, *corners) for corners in ((a, b, c, d), (c, d, e, f), (e, f, a, b))]
-    triangle = torch.maximum(torch.maximum(turn * sides[0], turn * sides[1]), turn * sides[2])
+    triangle = torch.maximum(torch.maximum(sense * sides[0], sense * sides[1]), sense * sides[2])
     # A wedge is a disc within two half-planes through its centre (or outside their other part, beyond half a turn).
     u, v = x - a, y - b
-    after_start = -(u * d.cos() + v * d.sin())
-    before_end = u * e.cos() + v * e.sin()
+    start_cos, start_sin, end_cos, end_sin = turn.unbind(-1)
+    after_start, before_end = -(u * start_cos + v * start_sin), u * end_cos + v * end_sin
     narrow = e - d <= math.pi
     opening = torch.where(narrow, torch.maximum(after_start, before_end), torch.minimum(after_start, before_end))
     opening = torch.where(e - d >= 2 * math.pi - 1e-3, -1e3, opening)
@@ -185,26 +188,30 @@ def mark_distance(kind: Tensor, place: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
+def wedge_turns(place: Tensor) -> Tensor:
+    """Cosine and sine of a wedge's start and end [..., 4], once a mark rather than once a pixel."""
+    return torch.stack([place[..., 3].cos(), place[..., 3].sin(), place[..., 4].cos(), place[..., 4].sin()], -1)
+
+
 def _side(x: Tensor, y: Tensor, x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> Tensor:
     """Distance of points to the line through two points, positive on its left in a y-down frame."""
     length = ((x1 - x0) ** 2 + (y1 - y0) ** 2).sqrt().clamp(min=1e-6)
     return ((y1 - y0) * (x - x0) - (x1 - x0) * (y - y0)) / length
 
 
-def topmost(kind: Tensor, place: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Which mark lies on top of each pixel, and which one wholly covers it below.
+def topmost(kind: Tensor, place: Tensor, turn: Tensor, x: Tensor, y: Tensor, below: Tensor, edge: float) -> Tensor:
+    """The last mark that reaches each pixel: number plus one, 0 for none, int64 [N, P].
 
-    kind [N, M]; place [N, M, 6]; x, y [P]. Returns int64 [N, P] twice, numbers of marks plus one, 0 for none.
+    kind [N, M]; place [N, M, 6]; turn [N, M, 4]; x, y [P]; below [N, P]: only marks of lower numbers count. edge: px
+    beyond its outline that a mark reaches. Compiled, distances are never stored.
     """
-    distance = mark_distance(kind[:, :, None], place[:, :, None], x, y)  # [N, M, P]
+    distance = mark_distance(kind[:, :, None], place[:, :, None], turn[:, :, None], x, y)  # [N, M, P]
     number = torch.arange(1, kind.shape[1] + 1, device=kind.device)[None, :, None]
-    top = torch.where(distance < 0.5, number, 0).amax(1)
-    below = torch.where((distance < -0.5) & (number < top[:, None]), number, 0).amax(1)
-    return top, below
+    return torch.where((distance < edge) & (number < below[:, None]), number, 0).amax(1)
 
 
-def lay_marks(batch: SheetBatch, paper: Tensor, find: Callable[..., tuple[Tensor, Tensor]] = topmost) -> Tensor:
-    """Draw the marks over papers [N, 3, H, W]; edges are blended over one pixel."""
+def lay_marks(batch: SheetBatch, paper: Tensor, find: Callable[..., Tensor] = topmost) -> Tensor:
+    """Draw the marks over papers [N, 3, H, W]; edges are blended over one pixel with what wholly covers it below."""
     count, _, height, width = paper.shape
     pixel = torch.arange(height * width, device=paper.device)
     x, y = (pixel % width).float() + 0.5, (pixel // width).float() + 0.5
@@ -213,7 +220,11 @@ def lay_marks(batch: SheetBatch, paper: Tensor, find: Callable[..., tuple[Tensor
         used = int((batch.mark_kind != NO_MARK).sum(1).max())
         if not used:
             return paper
-    top, below = find(batch.mark_kind[:, :used], batch.mark_place[:, :used], x, y)
+    marks = batch.mark_kind[:, :used], batch.mark_place[:, :used]
+    turn = wedge_turns(marks[1])
+    all_marks = torch.full((count, height * width), used + 1, device=paper.device)
+    top = find(*marks, turn, x, y, all_marks, 0.5)
+    below = find(*marks, turn, x, y, top, -0.5)
 
     def chosen(table: Tensor, index: Tensor) -> Tensor:
         """Rows of a table [N, M, k] by mark number: [N, P, k]."""
@@ -221,7 +232,8 @@ def lay_marks(batch: SheetBatch, paper: Tensor, find: Callable[..., tuple[Tensor
         return table.gather(1, rows)
 
     kind = batch.mark_kind.gather(1, (top - 1).clamp(min=0))
-    edge = (0.5 - mark_distance(kind, chosen(batch.mark_place, top), x, y)).clamp(0, 1) * (top > 0)
+    distance = mark_distance(kind, chosen(batch.mark_place, top), chosen(turn, top), x, y)
+    edge = (0.5 - distance).clamp(0, 1) * (top > 0)
     flat = paper.flatten(2).transpose(1, 2)  # [N, P, 3]
     under = torch.where((below > 0)[..., None], chosen(batch.mark_colour, below), flat)
     out = torch.lerp(under, chosen(batch.mark_colour, top), edge[..., None])
@@ -299,7 +311,7 @@ class Display:
     ) -> None:
         self.atlas, self.capacity, self.height, self.width = atlas, capacity, height, width
         self.look = look or Look()
-        self._find: Callable[..., tuple[Tensor, Tensor]] = topmost
+        self._find: Callable[..., Tensor] = topmost
         self._tiles: Callable[..., tuple[Tensor, Tensor, Tensor]] = glyph_tiles
         if compiled:
             self._find = torch.compile(topmost, dynamic=True)
