@@ -2,8 +2,8 @@
 
     python examples/draw_pictures.py
 
-A label, three shapes and a moving circle, which the bundled model was trained for; a till receipt and a bar chart,
-which a larger model reads. Only Pillow and its built-in font are used, and no random numbers.
+A label, shapes and the same with one changed, a moving circle, a till receipt, a bar chart, and three packages with
+dates on them. Only Pillow and its built-in font are used, and no random numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 PICTURES = Path(__file__).parent / "pictures"
 
 RECEIPT = [("Bread", "2.40"), ("Apples", "3.15"), ("Coffee", "6.80"), ("Soap", "1.95")]
+PACKAGES = {
+    "package1": ("Green Tea", ("PROD", "2023-08-04"), ("EXP", "2025-08-04")),
+    "package2": ("Oat Bar", ("BEST BEFORE", "24.10.2008"), ("PRODUCED", "24.04.2007")),
+    "package3": ("Sea Salt", ("LOT", "A4127"), ("EXP", "11 Mar 2031"), ("MFG", "11 Mar 2026")),
+}
 SALES = [("Mon", 12, "#4477aa"), ("Tue", 19, "#66ccee"), ("Wed", 7, "#228833"), ("Thu", 24, "#ccbb44")]
 
 
@@ -34,6 +39,26 @@ def draw_shapes() -> Image.Image:
     draw.ellipse((20, 20, 80, 80), "#dc1e1e")
     draw.rectangle((130, 30, 190, 90), "#1e3cdc")
     draw.polygon([(110, 130), (70, 200), (150, 200)], "#149632")
+    return picture
+
+
+def draw_changed() -> Image.Image:
+    """The same, but the square is yellow."""
+    picture = draw_shapes()
+    ImageDraw.Draw(picture).rectangle((130, 30, 190, 90), "#f4da2c")
+    return picture
+
+
+def draw_package(name: str) -> Image.Image:
+    """A product with two or three dates or codes."""
+    product, *fields = PACKAGES[name]
+    picture = Image.new("RGB", (224, 224), "#f4f4ec")
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((8, 8, 215, 215), outline="#305030", width=2)
+    draw.text((112, 26), product, "#103010", ImageFont.load_default(26), anchor="ma")
+    for row, (field, value) in enumerate(fields):
+        draw.text((24, 76 + 44 * row), field, "#222222", ImageFont.load_default(14))
+        draw.text((24, 92 + 44 * row), value, "#222222", ImageFont.load_default(18))
     return picture
 
 
@@ -81,11 +106,17 @@ def draw_chart() -> Image.Image:
     return picture
 
 
+def still_pictures() -> dict[str, Image.Image]:
+    """Every picture but the clip, by its file's name."""
+    drawn = {"label": draw_label(), "shapes": draw_shapes(), "changed": draw_changed()}
+    drawn |= {"receipt": draw_receipt(), "chart": draw_chart()}
+    return drawn | {name: draw_package(name) for name in PACKAGES}
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
-    pictures = {"label": draw_label, "shapes": draw_shapes, "receipt": draw_receipt, "chart": draw_chart}
-    for name, draw in pictures.items():
-        draw().save(PICTURES / f"{name}.png", optimize=True)
+    for name, picture in still_pictures().items():
+        picture.save(PICTURES / f"{name}.png", optimize=True)
         print(PICTURES / f"{name}.png")
     first, *others = draw_clip()
     first.save(PICTURES / "moving.gif", save_all=True, append_images=others, duration=400, loop=0)
