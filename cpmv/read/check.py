@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .page import ReadBlock, ReadLine
 
 if TYPE_CHECKING:
     from ..inputs.pdf_text import TextLayer
+
+_Span: TypeAlias = tuple[int, int, ReadLine]  # comparable characters [start, end) that a line says
 
 LEAST_MISSING = 3  # characters in a row that nobody read are worth a mark
 _ALIKE = str.maketrans(
@@ -50,11 +52,11 @@ def check_page(blocks: list[ReadBlock], layer: TextLayer) -> None:
     """
     text = _Comparable(layer.characters)
     covered = np.zeros(len(text.plain), bool)
-    spans: list[tuple[int, int, ReadLine]] = []
+    spans: list[_Span] = []
     for block in blocks:
         for line in block.all_lines():
             if line.boxes:
-                _check_in_place(line, layer, text, covered)
+                spans += _check_in_place(line, layer, text, covered)
             else:
                 spans += _check_anywhere(line, block.kind == "markdown", text, covered)
     missing: list[str] = []
@@ -90,7 +92,7 @@ class _Comparable:
                 plain.append(one)
                 sources.append(i)
         self.plain = "".join(plain)
-        self.sources = np.array(sources, np.int64)
+        self.sources = np.array(sources, np.int64)  # of each comparable character, its place in the original
         self.codes = np.array([ord(c) for c in plain], np.int32)
 
     def breaks(self, place: int) -> bool:
@@ -107,25 +109,30 @@ class _Comparable:
         return " ".join(self.original[self.sources[start] : self.sources[end - 1] + 1].split())
 
 
-def _check_in_place(line: ReadLine, layer: TextLayer, text: _Comparable, covered: np.ndarray[Any, Any]) -> None:
+def _check_in_place(line: ReadLine, layer: TextLayer, text: _Comparable, covered: np.ndarray[Any, Any]) -> list[_Span]:
+    """Compare a line with what stands at its place, and return where its words are.
+
+    The place reaches a little beyond the line's ink, so that a full stop is not lost at coarse resolutions; what that
+    takes in of neighbours is left to them.
+    """
     inside = np.zeros(len(layer.characters), bool)
     x, y = layer.centres[:, 0], layer.centres[:, 1]
     for box in line.boxes:
-        reach = 0.2 * box.height
-        inside |= (
-            (x >= box.left - reach) & (x <= box.right + reach) & (y >= box.top - reach) & (y <= box.bottom + reach)
-        )
-    here = inside[text.sources] if len(text.sources) else np.zeros(0, bool)
-    covered |= here
-    there = "".join(text.plain[i] for i in np.flatnonzero(here))
-    if there != comparable(line.text):
-        places = np.flatnonzero(inside)
-        line.doubt = " ".join("".join(layer.characters[i] for i in places).split())
+        wide, high = 0.5 * box.height + 1, 0.2 * box.height + 1
+        inside |= (x >= box.left - wide) & (x <= box.right + wide) & (y >= box.top - high) & (y <= box.bottom + high)
+    here = np.flatnonzero(inside[text.sources])
+    words = comparable(line.text)
+    at = "".join(text.plain[i] for i in here).find(words)
+    if at < 0:
+        covered[here] = True
+        line.doubt = " ".join("".join(layer.characters[i] for i in np.flatnonzero(inside)).split())
+        return []
+    found = here[at : at + len(words)]
+    covered[found] = True
+    return [(int(found[0]), int(found[-1]) + 1, line)] if len(found) else []
 
 
-def _check_anywhere(
-    line: ReadLine, is_markdown: bool, text: _Comparable, covered: np.ndarray[Any, Any]
-) -> list[tuple[int, int, ReadLine]]:
+def _check_anywhere(line: ReadLine, is_markdown: bool, text: _Comparable, covered: np.ndarray[Any, Any]) -> list[_Span]:
     """Compare a line with the stretch most like it, and return where that is."""
     words = comparable(_MARKDOWN.sub("", line.text) if is_markdown else line.text)
     if not words:
@@ -137,7 +144,7 @@ def _check_anywhere(
     return [(start, end, line)]
 
 
-def _blame(start: int, end: int, spans: list[tuple[int, int, ReadLine]], text: _Comparable) -> None:
+def _blame(start: int, end: int, spans: list[_Span], text: _Comparable) -> None:
     """Doubt the line that lost a few characters at its edge: the one on whose line of the layer they stand."""
     before = next((span for span in spans if span[1] == start), None)
     after = next((span for span in spans if span[0] == end), None)

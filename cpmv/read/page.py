@@ -113,13 +113,13 @@ class PageReader:
     # ---- line by line ----
 
     def _by_lines(self, picture: Image.Image, layout: Layout) -> list[_Part]:
-        usual = _usual_core(layout)
+        usual = _Usual.of(layout)
         parts: list[_Part] = []
         for block in layout.blocks:
             read = ReadBlock(block.kind, size=(block.box.width, block.box.height))
             part = _Part(read)
             if block.kind == "text":
-                read.scale, read.bullet = _scale(block, layout, usual), block.lines[0].bullet
+                read.scale, read.bullet = usual.scale_of(block), block.lines[0].bullet
                 part.lines = [self._line(picture, line, layout.writing) for line in block.lines]
             for row in block.rows:
                 part.rows.append([[self._line(picture, line, layout.writing) for line in cell] for cell in row])
@@ -302,22 +302,36 @@ def plan_bands(
     return bands
 
 
-def _usual_core(layout: Layout) -> float:
-    """The height of small letters of most running text, by length."""
-    cores = sorted((line.core, line.box.width) for b in layout.blocks if b.kind == "text" for line in b.lines)
-    half, passed = sum(width for _, width in cores) / 2, 0
-    for core, width in cores:
-        passed += width
+@dataclass(frozen=True)
+class _Usual:
+    """What most running text of a page looks like, by length: the height of its small letters and of its lines, px."""
+
+    core: float
+    height: float
+
+    @staticmethod
+    def of(layout: Layout) -> _Usual:
+        lines = [line for block in layout.blocks if block.kind == "text" for line in block.lines]
+        return _Usual(
+            _weighted_median([(line.core, line.box.width) for line in lines]),
+            _weighted_median([(line.box.height, line.box.width) for line in lines]),
+        )
+
+    def scale_of(self, block: Block) -> float:
+        """How much larger a block's letters are; 1 unless both small letters and whole lines are larger.
+
+        A line in capitals has tall "small letters", one with brackets is a tall line; neither is a heading.
+        """
+        if self.core <= 0:
+            return 1.0
+        scale = min(line.core for line in block.lines) / self.core
+        return scale if min(line.box.height for line in block.lines) > 1.04 * self.height else min(scale, 1.0)
+
+
+def _weighted_median(values: list[tuple[float, int]]) -> float:
+    half, passed = sum(weight for _, weight in values) / 2, 0
+    for value, weight in sorted(values):
+        passed += weight
         if passed >= half:
-            return core
+            return value
     return 0.0
-
-
-def _scale(block: Block, layout: Layout, usual: float) -> float:
-    """How much larger a block's letters are than usual; 1 unless both small letters and whole lines are larger."""
-    if usual <= 0:
-        return 1.0
-    cores = sorted(line.core for line in block.lines)
-    height = max(line.box.height for line in block.lines)
-    scale = cores[len(cores) // 2] / usual
-    return scale if height > 1.1 * layout.line_height else min(scale, 1.0)

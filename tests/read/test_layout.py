@@ -52,6 +52,14 @@ def test_a_heading_paragraphs_and_a_list_are_told_apart() -> None:
     assert layout.blocks[3].lines[0].box.left >= 110  # the bullet is cut off
 
 
+def test_a_single_letter_at_the_left_is_no_bullet() -> None:
+    sheet = Sheet()
+    sheet.paragraph(
+        80, 100, ["a   single word in the first line", "o   and another letter alone here", "x   at the left"]
+    )
+    assert not any(line.bullet for block in find_layout(sheet.picture).blocks for line in block.lines)
+
+
 def test_columns_are_read_one_after_the_other_below_their_title() -> None:
     sheet = Sheet()
     sheet.write(80, 60, "News of the week from here", 44)
