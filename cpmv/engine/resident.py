@@ -58,13 +58,24 @@ def _share(decoder: nn.Module, name: str, module: nn.Module, dtype: torch.dtype)
     target = decoder.get_submodule(name)
     if isinstance(module, PackedLinear):
         assert isinstance(target, (Linear, Embedding))
-        _set(target, "weight", module.dequantize(dtype))
+        _set(target, "weight", _laid_out(module.dequantize(dtype)))
         if module.bias is not None:
             target.register_parameter("bias", None)
             _set(target, "bias", module.bias.detach().to(dtype))
         return
     for key, parameter in module.named_parameters(recurse=False):
-        _set(target, key, parameter.detach().to(dtype))
+        converted = parameter.detach().to(dtype)
+        is_new_matrix = converted.ndim == 2 and parameter.dtype != dtype
+        _set(target, key, _laid_out(converted) if is_new_matrix else converted)
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """Lay a weight [out, in] out as one row multiplies fastest with it: by columns when it widens.
+
+    On a CPU, measured with float32 and one thread, [4096, 384] times one row: 295 us instead of 670; 384 from 1024 is
+    slower that way. Many rows do not mind.
+    """
+    return weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] and weight.device.type == "cpu" else weight
 
 
 def _set(module: nn.Module, key: str, value: Tensor) -> None:
