@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from ...train.draw.faces import Face
 from ..samples import Sample, picture
 from .canvas import Bounds, Colour, Sheet, Size, choose_face, largest_size, paper_and_ink, width_of
-from .papers import content
+from .papers import content, goods
 from .reading import latin_line
 
 LEVELS = ("mild", "heavy", "covered", "unknown")
@@ -58,8 +58,8 @@ def _text(rng: random.Random, level: str) -> tuple[list[str], list[tuple[int, st
 def _receipt(rng: random.Random) -> tuple[list[str], list[tuple[int, str]]]:
     words, numbers = content(rng)
     prices = [rng.randint(1, 9) for _ in range(rng.randint(2, 3))]
-    lines = [f"{name} {p}.00" for name, p in zip(words.goods(numbers, len(prices)), prices, strict=False)]
-    total = f"{sum(prices[: len(lines)])}.00"
+    lines = [f"{name} {p}.00" for name, p in zip(goods(words, numbers, len(prices), 0), prices, strict=True)]
+    total = f"{sum(prices)}.00"
     return [*lines, f"Total {total}"], [(len(lines), total)]
 
 

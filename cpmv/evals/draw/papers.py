@@ -36,6 +36,13 @@ def content(rng: random.Random) -> tuple[Content, np.random.Generator]:
     return content_of(True), np.random.default_rng(rng.getrandbits(63))
 
 
+def goods(words: Content, numbers: np.random.Generator, count: int, language: int) -> list[str]:
+    """`count` different names of goods; any held-out words where the list of goods has too few."""
+    names = dict.fromkeys(words.goods(numbers, count, language)[:count])
+    names |= dict.fromkeys(words.distinct(numbers, count + 4, language))
+    return list(names)[:count]
+
+
 def wording(rng: random.Random, task: str, chinese: bool, *values: str) -> str:
     from ...train.draw.questions import QUESTIONS
 
@@ -97,10 +104,10 @@ def money(rng: random.Random, han: bool) -> Callable[[int], str]:
 def draw_receipt(rng: random.Random, chinese: bool) -> Sample:
     """A receipt; what is the total? Subtotal, tax, cash and change stand around it."""
     words, numbers = content(rng)
-    goods = words.goods(numbers, rng.randint(2, 4), int(chinese))
-    prices = [rng.randint(50, 3999) for _ in goods]
+    bought = goods(words, numbers, rng.randint(2, 4), int(chinese))
+    prices = [rng.randint(50, 3999) for _ in bought]
     pay, subtotal = money(rng, chinese), sum(prices)
-    pairs = [(name, pay(price)) for name, price in zip(goods, prices, strict=True)]
+    pairs = [(name, pay(price)) for name, price in zip(bought, prices, strict=True)]
     rules = {len(pairs)}
     total = subtotal
     if rng.random() < 0.5:

@@ -12,7 +12,7 @@ from ...train.draw.prompts import HELD_OUT_PAIRS
 from ...train.draw.wordings import SEVERAL
 from ..samples import Sample, picture
 from .canvas import Sheet, Size, choose_face, largest_size
-from .papers import Rows, content, fitting_face, look, money, write_rows, write_title
+from .papers import Rows, content, fitting_face, goods, look, money, write_rows, write_title
 from .reading import MIN_SIZE, han_line, latin_line, write_lines
 from .scenes import Names, Thing, choose_pairs, place_things, render, scene_paper
 
@@ -175,8 +175,8 @@ def _other(rng: random.Random, thing: Thing, kind: str, there: set[tuple[str, st
 def _receipt(rng: random.Random, chinese: bool, pay: Callable[[int], str], total: int) -> Image.Image:
     words, numbers = content(rng)
     first = rng.randint(total // 4, 3 * total // 4)
-    goods = words.goods(numbers, 2, int(chinese))[:2]
-    pairs = [(name, pay(price)) for name, price in zip(goods, (first, total - first), strict=True)]
+    bought = goods(words, numbers, 2, int(chinese))
+    pairs = [(name, pay(price)) for name, price in zip(bought, (first, total - first), strict=True)]
     pairs.append(("合计" if chinese else "Total", pay(total)))
     paper, ink, rule = look(rng)
     sheet = Sheet((182, 154), paper)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...train.draw.faces import Face
 from ..samples import Sample, picture
 from .canvas import Colour, Sheet, Size, between, width_of
-from .papers import content, fitting_face, look, wording
+from .papers import content, fitting_face, goods, look, wording
 
 SIZES: tuple[Size, ...] = ((224, 224), (252, 196), (266, 182), (280, 168), (238, 210))
 _SUBJECTS = (
@@ -48,7 +48,7 @@ def make_table(rng: random.Random, chinese: bool, num_rows: int, num_columns: in
     start = rng.randint(0, 12 - num_rows)
     makers: dict[str, Callable[[], list[str]]] = {
         "people": lambda: words.people(numbers, num_rows, language),
-        "goods": lambda: words.goods(numbers, num_rows, language),
+        "goods": lambda: goods(words, numbers, num_rows, language),
         "cities": lambda: words.distinct(numbers, num_rows, language, 8),
         "months": lambda: list(MONTHS[language][start : start + num_rows]),
     }

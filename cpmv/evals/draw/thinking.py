@@ -19,7 +19,7 @@ from ...train.draw.words import date_text
 from ..samples import Sample, picture
 from . import charts, tables
 from .canvas import Colour, Sheet, choose_face, width_of
-from .papers import Rows, content, fitting_face, look, money, write_rows, write_title
+from .papers import Rows, content, fitting_face, goods, look, money, write_rows, write_title
 from .reading import write_lines
 
 
@@ -37,10 +37,10 @@ def _ask(rng: random.Random, kind: str, chinese: bool, *values: str) -> str:
 def _receipt_sum(rng: random.Random, chinese: bool) -> Sample:
     """A receipt whose total is not printed."""
     words, numbers = content(rng)
-    goods = words.goods(numbers, rng.randint(3, 6), int(chinese))
-    prices = [rng.randint(1, 99) * rng.choice([5, 10, 50]) for _ in goods]
+    bought = goods(words, numbers, rng.randint(3, 6), int(chinese))
+    prices = [rng.randint(1, 99) * rng.choice([5, 10, 50]) for _ in bought]
     pay = money(rng, chinese)
-    rows = Rows([(name, pay(price)) for name, price in zip(goods, prices, strict=True)], set())
+    rows = Rows([(name, pay(price)) for name, price in zip(bought, prices, strict=True)], set())
     paper, ink, rule = look(rng)
     sheet = Sheet(rng.choice([(224, 224), (196, 252), (210, 238)]), paper)
     shop = words.shop(numbers, int(chinese))
