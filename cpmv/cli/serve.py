@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,6 +167,14 @@ def _size(flag: str, given: str) -> int:
     return size
 
 
+class _Tracebacks(logging.Handler):
+    """Under a line that reports an error of ours, where it came from; a server's log is where it must be found."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            traceback.print_exception(record.exc_info[1])
+
+
 def run(argv: list[str]) -> int:
     options = parse(Serve, "serve", argv)
     settings = options.settings()
@@ -181,7 +190,9 @@ def run(argv: list[str]) -> int:
     from ..serve.app import Service
     from ..serve.run import serve
 
-    logging.getLogger("cpmv").setLevel(logging.INFO)
+    log = logging.getLogger("cpmv")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Tracebacks())
     if not settings.is_local and not settings.api_keys:
         print(
             f"cpmv: warning: listening on {settings.host} without a key: whoever reaches it can use it; see --api-key",

@@ -121,7 +121,7 @@ def document(settings: Settings) -> dict[str, Any]:
 def _post(request: str, answer: dict[str, Any], summary: str, streams: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}}}
     responses = {"200": {"description": "Done", "content": content}, **_refused(_REFUSALS)}
     return {"post": {"summary": summary, "requestBody": body, "responses": responses}}

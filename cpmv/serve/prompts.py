@@ -6,6 +6,7 @@ media library to check, then hands everything to the one path from messages to t
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -38,17 +39,20 @@ class Media(msgspec.Struct):
 class Turn(msgspec.Struct):
     role: str
     parts: list[str | Media]
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: str | None = None
     reasoning: str | None = None
 
 
 class Job(msgspec.Struct):
-    """Everything that decides a prompt. Fields as in `Processor.__call__`; `task` says what is wanted of it."""
+    """Everything that decides a prompt. Fields as in `Processor.__call__`; `task` says what is wanted of it.
+
+    Tools and calls are JSON text, which holds numbers of any size.
+    """
 
     turns: list[Turn]
     task: Literal["inputs", "preview"] = "inputs"
     thinking: bool = False
-    tools: list[dict[str, Any]] | None = None
+    tools: str | None = None
     max_slice_nums: int | None = None
     use_image_id: bool | None = None
     temporal_ids: list[list[int]] | None = None
@@ -71,7 +75,7 @@ def prepare(job: Job, processor: Processor, limits: MediaLimits) -> ModelInputs:
         max_slice_nums=job.max_slice_nums,
         use_image_id=job.use_image_id,
         temporal_ids=job.temporal_ids,
-        tools=job.tools,
+        tools=None if job.tools is None else json.loads(job.tools),
         max_inp_length=job.max_inp_length,
     )
 
@@ -80,7 +84,8 @@ def _message(turn: Turn, limits: MediaLimits) -> Message:
     from ..inputs.messages import Message, Text
 
     parts: list[Part] = [Text(part) if isinstance(part, str) else open_media(part, limits) for part in turn.parts]
-    return Message(turn.role, parts, turn.tool_calls, turn.reasoning)
+    calls = None if turn.tool_calls is None else json.loads(turn.tool_calls)
+    return Message(turn.role, parts, calls, turn.reasoning)
 
 
 def open_media(media: Media, limits: MediaLimits) -> Image | Video | Pdf:

@@ -210,7 +210,7 @@ class ChatRequest(Prompted, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Fraction | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     max_completion_tokens: Positive | None = None
     max_tokens: Positive | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None

@@ -41,6 +41,7 @@ from .tools import call_form, tools_for_prompt
 
 DEFAULT_TOKENS = 2048  # as the published chat(); four times as many when it thinks first
 THINKING_TOKENS = 8192
+LEAST_TEMPERATURE = 1e-4  # below, drawing is taking the likeliest, and dividing by it would overflow
 MAX_FETCHES = 4  # at once, for one request
 
 
@@ -61,7 +62,8 @@ class Prompts:
     ) -> ModelInputs:
         """Prepare a prompt. Raises ApiError for whatever is wrong with it."""
         job = await self._job(request, messages)
-        job.tools, job.thinking = tools_for_prompt(tools), thinking
+        offered = tools_for_prompt(tools)
+        job.tools, job.thinking = json.dumps(offered) if offered else None, thinking
         job.max_inp_length = self._max_prompt_tokens
         if job.num_text_bytes > self._max_prompt_tokens * self._longest_token:
             least = -(-job.num_text_bytes // self._longest_token)
@@ -221,7 +223,7 @@ def _turn(message: ChatMessage, parts: list[str | Media]) -> Turn:
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     if message.refusal and not parts:
         parts = [message.refusal]
-    return Turn(role, parts, calls, (reasoning or None) if role == "assistant" else None)
+    return Turn(role, parts, json.dumps(calls) if calls else None, (reasoning or None) if role == "assistant" else None)
 
 
 def _arguments(function: Any) -> Any:
@@ -244,7 +246,9 @@ def sampling_params(request: ChatRequest, room: int) -> list[SamplingParams]:
     changes: dict[str, Any] = {"max_new_tokens": longest, "stop": request.stops}
     changes["min_new_tokens"] = min(request.min_tokens or 0, longest)
     changes["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
-    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+    if request.temperature is not None:
+        changes["temperature"] = request.temperature if request.temperature >= LEAST_TEMPERATURE else 0.0
+    for name in ("top_p", "min_p", "repetition_penalty"):
         value = getattr(request, name)
         if value is not None:
             changes[name] = value

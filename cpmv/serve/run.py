@@ -53,6 +53,7 @@ def serve(service: Service, *, announce: str | None = None) -> int:
         timeout_graceful_shutdown=int(settings.drain_s + ABORT_S + 1),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not a line for each malformed request
     server = _Server(config, service, announce)
     try:
         server.run()

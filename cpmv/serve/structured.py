@@ -27,6 +27,18 @@ log = logging.getLogger("cpmv")
 
 MAX_SCHEMA_CHARS = 256 << 10
 WHITESPACE = "[ \\n\\t]{0,24}"  # between JSON tokens; a model cannot fill its answer with blanks
+_DATE = (
+    "[12][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    "|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_TIME = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+# Formats whose usual expressions allow more than validators do: leap seconds, endless local parts.
+_FORMATS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "email": "^[A-Za-z0-9_+-]{1,32}(\\.[A-Za-z0-9_+-]{1,30})?@([a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\\.){1,3}[a-z]{2,12}$",
+}
 END_OF_THINKING = "</think>"
 _RESERVE = 48  # tokens beyond the shortest ending that a JSON answer keeps free, or a quarter of its length if more
 
@@ -51,7 +63,7 @@ def json_schema(schema: Any) -> Form:
         schema = {}
     if not isinstance(schema, dict):
         raise MessageError("the JSON schema must be an object")
-    text = json.dumps(schema)
+    text = json.dumps(_with_bounded_formats(schema))
     if len(text) > MAX_SCHEMA_CHARS:
         raise MessageError(f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA_CHARS} are compiled")
     try:
@@ -115,13 +127,28 @@ def _call_head(name: str) -> str:
 
 
 def _parameters(parameters: dict[str, Any] | None) -> str:
-    schema = dict(parameters or {})
+    schema = dict(_with_bounded_formats(parameters or {}))
     schema.setdefault("type", "object")
     schema["x-guidance"] = {"whitespace_pattern": WHITESPACE}
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA_CHARS:
         raise MessageError(f"a tool's parameters have {len(text)} characters; at most {MAX_SCHEMA_CHARS} are compiled")
     return text
+
+
+def _with_bounded_formats(schema: Any) -> Any:
+    """The schema with some formats as patterns, all of whose matches a validator takes."""
+    if isinstance(schema, list):
+        return [_with_bounded_formats(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {
+        key: value if key in ("const", "enum", "default", "examples") else _with_bounded_formats(value)
+        for key, value in schema.items()
+    }
+    if out.get("type") == "string" and "pattern" not in out and out.get("format") in _FORMATS:
+        out["pattern"] = _FORMATS[out.pop("format")]
+    return out
 
 
 class Grammars:
