@@ -57,7 +57,7 @@ class Tiny:
     shuffled: Annotated[bool, _Flag, described("only the control with shuffled pictures")] = False
     reversed: Annotated[bool, _Flag, described("only the control with times reversed")] = False
     batch: Annotated[
-        int | None, number(int, "N", 1, 1024), described("prompts at once (default: 128 on a GPU, 32 elsewhere)")
+        int | None, number(int, "N", 1, 1024), described("prompts at once (default: 256 on a GPU, 32 elsewhere)")
     ] = None
     workers: Annotated[
         int | None, number(int, "N", 0, 256), described("processes that prepare pictures (default: by cores)")
@@ -123,7 +123,7 @@ def _tiny(argv: list[str]) -> int:
         folder=folder,
         limit=options.limit,
         controls=_controls(options),
-        batch=options.batch or (128 if kind == "cuda" else 32),
+        batch=options.batch or (256 if kind == "cuda" else 32),
         workers=default_workers(kind) if options.workers is None else options.workers,
     )
     with Progress("evaluating", "answers") as progress:

@@ -25,11 +25,10 @@ _TENSORS = ("input_ids", "image_bounds", "patches", "tgt_sizes")
 
 @dataclass
 class Job:
-    """A batch: samples of one task under one control ("" for none), with their places in the set."""
+    """A batch of one task: samples, with what each is an answer to: its control ("" for none) and place in the set."""
 
     task: Task
-    control: str
-    indices: list[int]
+    keys: list[tuple[str, int]]
     samples: list[Sample]
 
 

@@ -93,9 +93,9 @@ def evaluate(
     with _open_answers(path, identity) as file:
         progress(done, total)
         for job, prompts in prepared(jobs, model.processor, settings.workers):
-            for answer in ask(model, job, prompts):
-                run.add(job.task.name, job.control, answer)
-                _write_answer(file, job, answer)
+            for (control, _), answer in zip(job.keys, ask(model, job, prompts), strict=True):
+                run.add(job.task.name, control, answer)
+                _write_answer(file, job.task, control, answer)
                 done += 1
             file.flush()
             progress(done, total)
@@ -119,15 +119,22 @@ def load_all(settings: Settings) -> dict[tuple[str, str], list[tuple[int, Sample
 
 
 def plan(settings: Settings, loaded: dict[tuple[str, str], list[tuple[int, Sample]]], run: Run) -> Iterator[Job]:
-    """Batches of what has no answer yet; samples of similar length together, so that rows end together."""
-    tasks = {task.name: task for task in settings.tasks}
-    for (name, control), samples in loaded.items():
-        known = run.answers.get((name, control), {})
-        todo = [(index, sample) for index, sample in samples if index not in known]
-        todo.sort(key=lambda item: (len(item[1].answer), item[0]))
-        for start in range(0, len(todo), settings.batch):
-            part = todo[start : start + settings.batch]
-            yield Job(tasks[name], control, [index for index, _ in part], [sample for _, sample in part])
+    """Batches of what has no answer yet; samples of similar length together, so that rows end together.
+
+    The controls of a task share batches, apart from the task itself: an answer to a blank picture may run on and on.
+    """
+    for task in settings.tasks:
+        for controls in (("",), settings.controls):
+            todo = [
+                ((control, index), sample)
+                for control in controls
+                for index, sample in loaded.get((task.name, control), [])
+                if index not in run.answers.get((task.name, control), {})
+            ]
+            todo.sort(key=lambda item: (len(item[1].answer), item[0]))
+            for start in range(0, len(todo), settings.batch):
+                part = todo[start : start + settings.batch]
+                yield Job(task, [key for key, _ in part], [sample for _, sample in part])
 
 
 def ask(model: Model, job: Job, prompts: list[ModelInputs]) -> list[Answer]:
@@ -141,7 +148,7 @@ def ask(model: Model, job: Job, prompts: list[ModelInputs]) -> list[Answer]:
     assert isinstance(outputs, list)
     sure = [None] * len(prompts) if job.task.measure != "hidden" else _probabilities(model, job)
     answers = []
-    for index, prompt, output, probability in zip(job.indices, prompts, outputs, sure, strict=True):
+    for (_, index), prompt, output, probability in zip(job.keys, prompts, outputs, sure, strict=True):
         visual = int((prompt.image_bounds[:, 1] - prompt.image_bounds[:, 0]).sum())
         counts = (output.num_prompt_tokens, visual, len(output.token_ids))
         answers.append(Answer(index, output.text, output.thinking, output.finish_reason, *counts, ms, probability))
@@ -289,6 +296,6 @@ def _open_answers(path: Path, identity: Report) -> TextIO:
     return file
 
 
-def _write_answer(file: TextIO, job: Job, answer: Answer) -> None:
-    row = {"task": job.task.name, "control": job.control, **asdict(answer)}
+def _write_answer(file: TextIO, task: Task, control: str, answer: Answer) -> None:
+    row = {"task": task.name, "control": control, **asdict(answer)}
     file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -88,7 +88,7 @@ def test_the_limit_takes_the_first_samples(settings: Settings, tmp_path: Path) -
 def test_worker_processes_prepare_the_same_prompts(settings: Settings) -> None:
     processor = Stub(by_shade).processor
     tasks = [TASKS[name] for name in NAMES]
-    jobs = [Job(task, "", [0, 1], load(task, settings.folder, 2)) for task in tasks]
+    jobs = [Job(task, [("", 0), ("", 1)], load(task, settings.folder, 2)) for task in tasks]
     here, there = (list(prepared(jobs, processor, workers)) for workers in (0, 2))
     assert [job.task.name for job, _ in there] == list(NAMES)
     for (_, one), (_, other) in zip(here, there, strict=True):
