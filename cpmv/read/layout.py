@@ -85,7 +85,7 @@ class Layout:
 
 
 def find_layout(picture: Image.Image) -> Layout:
-    """Analyse a page, RGB or grey. Pages are expected upright, within about half a degree."""
+    """Analyse a page, RGB or grey. Pages are expected upright (`straighten`)."""
     ink = find_ink(picture)
     height = _line_height(ink.writing)
     if height == 0:

@@ -19,6 +19,7 @@ from .ink import Mask, any_along
 from .layout import Block, Box, Layout, Line, find_layout, runs
 from .merge import merge_overlap
 from .reader import Asker, Pending
+from .straighten import straighten
 from .tiles import OVERLAP_EMS, Piece, TileShape, cut_line, draw_piece
 
 if TYPE_CHECKING:
@@ -105,10 +106,12 @@ class PageReader:
 
     def start(self, picture: Image.Image) -> PageInHand:
         """Look at a page and hand everything on it in; `finish` waits for the answers."""
+        picture, turned = straighten(picture)
         layout = find_layout(picture)
         if not layout.blocks:
             return PageInHand([])
-        return PageInHand(self._by_lines(picture, layout) if self.by_lines else self._by_bands(picture, layout))
+        parts = self._by_lines(picture, layout) if self.by_lines else self._by_bands(picture, layout)
+        return PageInHand(parts, has_places=turned == 0)
 
     # ---- line by line ----
 
@@ -165,10 +168,10 @@ class _Part:
 
 
 class PageInHand:
-    """A page whose parts have been handed in."""
+    """A page whose parts have been handed in. has_places: lines stand where the page as it was given has them."""
 
-    def __init__(self, parts: list[_Part]) -> None:
-        self._parts = parts
+    def __init__(self, parts: list[_Part], *, has_places: bool = True) -> None:
+        self._parts, self._has_places = parts, has_places
 
     def finish(self) -> list[ReadBlock]:
         """Wait for everything and return the blocks in reading order."""
@@ -179,6 +182,9 @@ class PageInHand:
                 part.read.rows.append([_join_cell([_join_pieces(line) for line in cell]) for cell in row])
             if part.bands:
                 part.read.lines = _join_bands(part.bands)
+            if not self._has_places:
+                for line in part.read.all_lines():
+                    line.boxes.clear()
             blocks.append(part.read)
         return blocks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,32 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--check" in done.stdout
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    pages = [[(80, 120, 20, f"page number {i}")] for i in range(6)]
+    document, out = write_pdf(tmp_path / "long.pdf", pages), tmp_path / "long.md"
+    journal = tmp_path / "long.md.journal"
+    command = [sys.executable, "-m", "cpmv", "read", str(document), "-o", str(out), "--dpi", "72", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = journal.read_bytes().count(b"\n") - 1 if journal.exists() else len(pages)
+    assert kept >= 2 and (kept == len(pages)) == out.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    if kept < len(pages):
+        assert json.loads(done.stdout)["pages_resumed"] == kept
+    text = out.read_text()
+    assert [text.count(f"<!-- page {i + 1} -->") for i in range(6)] == [1] * 6
+    assert text.count("page number") == 6 and not journal.exists()
+
+
+def test_whole_pages_can_be_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "label.md"
+    assert main(["read", LABEL, "-o", str(out), "--by", "page"]) in (0, 1)
+    assert out.read_text().strip()
