@@ -32,7 +32,7 @@ from cpmv.engine.request import Request
 from cpmv.engine.sampling import SamplingParams
 from cpmv.model.config import ModelInputs
 
-CACHE_TOKENS = 512
+CACHE_TOKENS = 768
 IN_FLIGHT = 64
 
 
@@ -67,7 +67,7 @@ def prompts_of(model: cpmv.Model, seed: int) -> list[ModelInputs]:
         return model.processor([{"role": "user", "content": list(content)}], **options)
 
     pictures = [picture(112) for _ in range(6)]
-    system = "You answer shortly and plainly, in the language of the question. " * 4
+    system = "You answer shortly and plainly, in the language of the question. " * 2
     out = [ask(text) for text in ("Describe the picture.", "三角形是什么颜色？", "Read the text.", "x")]
     out += [ask(one, "Describe the picture.") for one in pictures]
     out += [ask(pictures[0], pictures[at], "What differs?") for at in (1, 2)]
@@ -80,7 +80,7 @@ def prompts_of(model: cpmv.Model, seed: int) -> list[ModelInputs]:
 
 def params_of(draw: random.Random) -> SamplingParams:
     """Mostly greedy, some drawn, some penalised; short answers and a few long ones."""
-    length = draw.choice((1, 4, 8, 16, 48, 96))
+    length = draw.choice((1, 2, 4, 8, 8, 16, 16, 80))
     kind = draw.random()
     if kind < 0.6:
         return SamplingParams(temperature=0, max_new_tokens=length, min_new_tokens=draw.choice((0, length)))
@@ -103,7 +103,7 @@ def soak(num_requests: int, seed: int = 0, *, report_every: float = 30.0) -> tup
         max_batch=16,
         cache_bytes=CACHE_TOKENS * block_bytes,
         prefill_chunk=128,
-        image_cache_bytes=100_000,  # four pictures: the rest is encoded again and again
+        image_cache_bytes=400_000,  # sixteen pictures: the rest is encoded again and again
         lookup=3,
     )
     draw, tally = random.Random(seed), Tally()
@@ -128,7 +128,7 @@ def soak(num_requests: int, seed: int = 0, *, report_every: float = 30.0) -> tup
                 continue
             tally.reasons[request.output.finish_reason] += 1
             tally.generated += len(request.output.token_ids)
-            if request.params.greedy and request.output.finish_reason != "cancelled" and draw.random() < 0.05:
+            if request.params.greedy and request.output.finish_reason != "cancelled" and draw.random() < 0.02:
                 _compare(request, inputs, alone, expected, tally)
         in_flight = still
         finished = sum(tally.reasons.values())

@@ -26,6 +26,7 @@ class Chooser:
         self._seen: Tensor | None = None  # bool [slots, V], made when a penalty first needs it
         self._rows: list[int] = []  # the requests that the columns below belong to
         self._filters: Filters | None = None
+        self._plain = False  # whether every row takes the likeliest token as it comes
         self._penalty: Tensor | None = None
         self._slots: Tensor | None = None
 
@@ -44,10 +45,15 @@ class Chooser:
                 self._seen[request.slot, generated] = True
 
     @torch.inference_mode()
-    def choose(self, requests: Sequence[Request], logits: Tensor) -> Tensor:
-        """Choose a token for each row of float32 logits [B, V], int64 [B]. A request may stand for several rows."""
+    def choose(self, requests: Sequence[Request], logits: Tensor, likeliest: Tensor | None = None) -> Tensor:
+        """Choose a token for each row of float32 logits [B, V], int64 [B]. A request may stand for several rows.
+
+        likeliest: int64 [B], the arguments of the rows' maxima, where they are known already.
+        """
         self._set_rows(requests)
         assert self._filters is not None
+        if likeliest is not None and self._plain and not any(map(_is_held, requests)):
+            return likeliest
         scores = logits
         if self._penalty is not None:
             assert self._seen is not None
@@ -67,6 +73,7 @@ class Chooser:
             return
         params = [request.params for request in requests]
         self._filters = Filters(params, self._device)
+        self._plain = all(p.greedy and p.repetition_penalty == 1 for p in params)
         self._penalty = None
         if any(p.repetition_penalty != 1 for p in params):
             self._penalty = as_column([p.repetition_penalty for p in params], self._device)
@@ -80,7 +87,7 @@ class Chooser:
         self._rows = []
 
     def _ban_early_ends(self, requests: Sequence[Request], scores: Tensor) -> Tensor:
-        early = [request.num_generated < request.params.min_new_tokens for request in requests]
+        early = [_is_early(request) for request in requests]
         if not any(early):
             return scores
         banned = torch.zeros_like(scores, dtype=torch.bool)
@@ -104,10 +111,20 @@ class Chooser:
             if not bool(allowed.any()):
                 raise ConstraintError(request, "the constraint allows no token; it must allow an end at the least")
             masked = scores[row].masked_fill(~allowed.to(self._device), -math.inf)
-            if request.num_generated < request.params.min_new_tokens and not bool(masked.isfinite().any()):
+            if _is_early(request) and not bool(masked.isfinite().any()):
                 masked = torch.zeros_like(masked).masked_fill(~allowed.to(self._device), -math.inf)
             scores[row] = masked
         return scores
+
+
+def _is_early(request: Request) -> bool:
+    """Whether the answer may not end yet."""
+    return request.num_generated < request.params.min_new_tokens
+
+
+def _is_held(request: Request) -> bool:
+    """Whether something forbids the request some tokens."""
+    return request.constraint is not None or _is_early(request)
 
 
 class ConstraintError(MessageError):

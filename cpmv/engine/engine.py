@@ -107,7 +107,9 @@ class Engine:
         self._pool = BlockPool(plan.num_blocks, block_size)
         self._scheduler = Scheduler(self._pool, max_batch, prefill_chunk, deterministic=deterministic)
         self._images = ImageCache(image_cache_bytes)
-        self._runner = Runner(network, plan.num_blocks, block_size, self._images, deterministic=deterministic)
+        self._runner = Runner(
+            network, plan.num_blocks, block_size, self._images, max_batch=max_batch, deterministic=deterministic
+        )
         vocab_size = network.config.language.vocab_size
         self._chooser = Chooser(max_batch, tokenizer.eos_token_ids, vocab_size, network.device)
         self._ids = itertools.count()
@@ -224,9 +226,9 @@ class Engine:
         for work in works:
             self._seat(work.request)
         try:
-            logits = self._runner.forward(works)
+            logits, likeliest = self._runner.forward(works)
             rows = [work.request for work in works if work.decides for _ in range(1 + len(work.drafts))]
-            tokens = self._chooser.choose(rows, logits).tolist() if rows else []
+            tokens = self._chooser.choose(rows, logits, likeliest).tolist() if rows else []
             reports = report(rows, logits, tokens)
         except ConstraintError as error:
             self._fail([error.request], error)

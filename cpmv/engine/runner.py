@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..model.attention import Paged, PagedGroup
 from ..model.cache import PagedCache, PagedPool
 from ..model.minicpmv import MiniCPMV
+from .graphs import DecodeGraphs
 from .image_cache import ImageCache, encode
 from .request import Request
 from .resident import resident_decoder
@@ -23,6 +25,13 @@ from .scheduler import Work
 
 # Rows whose lengths differ by more than this factor (and some tokens) are gathered apart: padding costs as keys do.
 _LENGTH_FACTOR, _LENGTH_SLACK = 2, 64
+
+
+class Scores(NamedTuple):
+    """What a step computed: float32 logits [R, V], and the likeliest tokens [R] where they came along for free."""
+
+    logits: Tensor
+    likeliest: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,10 @@ def lay_out(works: Sequence[Work]) -> Layout:
 
 
 class Runner:
-    """The network over a paged pool. deterministic: every row, and every picture, in a pass of its own."""
+    """The network over a paged pool. deterministic: every row, and every picture, in a pass of its own.
+
+    On CUDA, steps that only decode are replayed from graphs (`graphs`); all else runs eagerly.
+    """
 
     def __init__(
         self,
@@ -65,11 +77,14 @@ class Runner:
         block_size: int,
         image_cache: ImageCache,
         *,
+        max_batch: int,
         deterministic: bool = False,
     ) -> None:
         self._network, self._device = network, network.device
         self._block_size = block_size
-        self._pool = PagedPool(network.cache_spec(), num_blocks, block_size, network.device)
+        # One block more than anyone is told of: where padded rows of recorded steps write.
+        self._pool = PagedPool(network.cache_spec(), num_blocks + 1, block_size, network.device)
+        self._max_batch = max_batch
         self._images = image_cache
         self._deterministic = deterministic
         self.refresh()
@@ -77,14 +92,17 @@ class Runner:
     def refresh(self) -> None:
         """Read the network's weights again."""
         self._decoder = resident_decoder(self._network)
+        self.graphs: DecodeGraphs | None = None
+        if self._device.type == "cuda" and not self._deterministic:
+            self.graphs = DecodeGraphs(self._network, self._decoder, self._pool, self._max_batch)
 
     @torch.inference_mode()
-    def forward(self, works: Sequence[Work]) -> Tensor:
-        """Compute all works; return float32 logits [R, V] of the deciding ones in order, 1 + drafts rows each."""
-        if not self._deterministic:
-            return self._pass(works)
-        passes = [self._pass([work]) for work in works]
-        return torch.cat(passes)
+    def forward(self, works: Sequence[Work]) -> Scores:
+        """Compute all works; return the scores of the deciding ones in order, 1 + drafts rows each."""
+        if self._deterministic:
+            return Scores(torch.cat([self._pass([work]) for work in works]))
+        recorded = self.graphs.step(works) if self.graphs is not None else None
+        return Scores(self._pass(works)) if recorded is None else Scores(*recorded)
 
     def _pass(self, works: Sequence[Work]) -> Tensor:
         layout = lay_out(works)
