@@ -310,13 +310,14 @@ def tiny_j2() -> TrainConfig:
     )
 
 
-def tiny_p3() -> TrainConfig:
-    """Corruption joins: of some pages and pictures, regions are noisy or covered and asked for. Longer clips, packed.
+def tiny_s2() -> TrainConfig:
+    """Corruption, instructions, thinking and packed clips together, and the decay of the rate.
 
-    The auxiliary losses have done their work and are off.
+    A sixth of the pages and pictures have regions that are noisy or covered and asked for; thinking tasks come half
+    in fast and half in deep mode; clips in packages of 1 to 6 frames. The auxiliary losses have done their work.
 
-    Command:  cpmv train pretrain --preset tiny-p3 --init runs/j2 --atlas atlas.npz --tokenizer tok --out runs/p3
-    Time:     3 minutes on one H100 or H200.
+    Command:  cpmv train pretrain --preset tiny-s2 --init runs/j2/final --atlas atlas.npz --tokenizer tok --out runs/s2
+    Time:     9.5 minutes on one H100 or H200.
     Expected: see docs/tiny-model.md.
     """
     start = tiny_j2()
@@ -325,47 +326,24 @@ def tiny_p3() -> TrainConfig:
         start.composed,
         singles=80,
         pages=14,
-        packages=16,
-        texts=18,
+        packages=20,
+        texts=24,
         tokens=16384,
         corrupted_singles=10,
-        corrupted_pages=5,
-        single_kinds={**_SINGLES, "think": 2.0},
+        corrupted_pages=4,
+        single_kinds={**_SINGLES, "think": 3.0},
         page_kinds={**_PAGES, "think": 0.6},
-        clip_kinds={"clip": 1.0, "think_clip": 0.2},
-        text_kinds={"text": 1.0, "think_text": 0.6},
-    )
-    return dataclasses.replace(
-        start,
-        seconds=180.0,
-        mix={"text": 112, "scene": 32, "clip": 16},
-        composed=composed,
-        schedule=Schedule("constant", warmup_steps=100),
-        aux_weight=0.0,
-    )
-
-
-def tiny_s2() -> TrainConfig:
-    """Instructions, thinking and packing, while the rate decays to nothing.
-
-    Command:  cpmv train pretrain --preset tiny-s2 --init runs/p3 --atlas atlas.npz --tokenizer tok --out runs/s2
-    Time:     7 minutes on one H100 or H200.
-    Expected: see docs/tiny-model.md.
-    """
-    start = tiny_p3()
-    assert start.composed is not None
-    composed = dataclasses.replace(
-        start.composed,
-        texts=24,
-        single_kinds={**_SINGLES, "think": 4.0},
-        clip_kinds={"clip": 1.0, "think_clip": 0.3},
+        clip_kinds={"clip": 1.0, "think_clip": 0.15},
         text_kinds={"text": 1.0, "think_text": 1.0},
     )
     return dataclasses.replace(
         start,
-        seconds=420.0,
+        seconds=570.0,
+        mix={"text": 112, "scene": 32, "clip": 16},
         composed=composed,
-        schedule=Schedule("linear", warmup_steps=20, floor=0.01),
+        schedule=Schedule("wsd", warmup_steps=100, decay_fraction=0.65, floor=0.01),
+        aux_weight=0.0,
+        evaluate_every_s=1e9,
     )
 
 
@@ -411,7 +389,6 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny-j1": tiny_j1,
     "tiny-j1-s": tiny_j1_s,
     "tiny-j2": tiny_j2,
-    "tiny-p3": tiny_p3,
     "tiny-s2": tiny_s2,
     "tiny-words": tiny_words,
 }
