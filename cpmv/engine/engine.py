@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -31,44 +30,21 @@ from .request import Constraint, Request
 from .runner import Runner
 from .sampling import SamplingParams, TokenLogprob
 from .scheduler import Scheduler, Work
+from .stats import Counters, EngineStats, snapshot
 from .streaming import RequestStream
 
 log = logging.getLogger("cpmv")
 
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What an engine holds now, and what it has done so far.
-
-    cached_blocks: of the free ones, still holding content that can be shared. prefix_hit_tokens of prompt_tokens were
-    taken from other requests' blocks. drafted, accepted: tokens guessed by prompt lookup, and those that were right.
-    """
-
-    running: int
-    waiting: int
-    used_blocks: int
-    free_blocks: int
-    total_blocks: int
-    cached_blocks: int
-    block_size: int
-    prompt_tokens: int
-    prefix_hit_tokens: int
-    image_hits: int
-    image_misses: int
-    image_bytes: int
-    generated_tokens: int
-    finished: int
-    preemptions: int
-    drafted: int
-    accepted: int
-    steps: int
+# Long enough that weights are read once for many tokens, short enough that rows which decode hardly notice.
+_PREFILL_CHUNK = {"cpu": 256}
 
 
 class Engine:
     """Continuous batching over a paged cache.
 
     max_batch: rows that run together. block_size: tokens a cache block. cache_bytes: for keys and values; by default
-    a share of the free memory. prefill_chunk: prompt tokens read a step, beside the rows that decode.
+    a share of the free memory. prefill_chunk: prompt tokens read a step, beside the rows that decode; by default 256
+    on a CPU and 2048 elsewhere.
     image_cache_bytes: for encoded pictures. lookup: tokens guessed a step from what followed the same words before;
     only for greedy requests, whose answers it does not change. deterministic: nothing about an answer depends on what
     else runs, to the bit; every row is computed by itself, which is slow.
@@ -82,11 +58,13 @@ class Engine:
         max_batch: int = 32,
         block_size: int = 16,
         cache_bytes: int | None = None,
-        prefill_chunk: int = 512,
+        prefill_chunk: int | None = None,
         image_cache_bytes: int = 256 << 20,
         lookup: int = 0,
         deterministic: bool = False,
     ) -> None:
+        if prefill_chunk is None:
+            prefill_chunk = _PREFILL_CHUNK.get(network.device.type, 2048)
         for name, value, least in (
             ("max_batch", max_batch, 1),
             ("block_size", block_size, 1),
@@ -121,7 +99,7 @@ class Engine:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._num_generated = self._num_finished = self._num_steps = self._num_drafted = self._num_accepted = 0
+        self._counters = Counters()
 
     @property
     def capacity(self) -> int:
@@ -243,7 +221,7 @@ class Engine:
             log.exception("a step failed; its %d requests end with an error", len(works))
             self._fail([work.request for work in works], error)
             return
-        self._num_steps += 1
+        self._counters.steps += 1
         self._scheduler.recover()
         at = 0
         for work in works:
@@ -265,16 +243,16 @@ class Engine:
     def _take(self, work: Work, tokens: list[int], reports: Sequence[TokenLogprob | None]) -> None:
         """Give a request its next tokens: the one that was chosen, and those after guesses that were right."""
         request = work.request
-        self._num_drafted += len(work.drafts)
+        self._counters.drafted += len(work.drafts)
         for place, (token, logprob) in enumerate(zip(tokens, reports, strict=True)):
             request.append(token, logprob)
-            self._num_generated += 1
+            self._counters.generated += 1
             if request.timing.first_token is None:
                 request.timing.first_token = time.perf_counter()
             right = place < len(work.drafts) and work.drafts[place] == token
             if request.answer.finish_reason is not None or not right:
                 break
-            self._num_accepted += 1
+            self._counters.accepted += 1
             self._scheduler.computed(request, work.start + work.count + place + 1)
         if request.answer.finish_reason is not None:
             self._finish(request)
@@ -300,7 +278,7 @@ class Engine:
         self._seated.pop(request.id, None)
         request.features.clear()
         request.timing.finished = time.perf_counter()
-        self._num_finished += 1
+        self._counters.finished += 1
         request.settle()
         if request.on_piece is not None:
             self._tell(request)
@@ -397,27 +375,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return a snapshot; from any thread, without waiting for a step."""
-        pool, scheduler = self._pool, self._scheduler
-        return EngineStats(
-            running=len(scheduler.running),
-            waiting=scheduler.num_waiting + len(self._inbox),
-            used_blocks=pool.num_used,
-            free_blocks=pool.num_free,
-            total_blocks=pool.num_blocks,
-            cached_blocks=pool.num_cached,
-            block_size=pool.block_size,
-            prompt_tokens=scheduler.num_prompt_tokens,
-            prefix_hit_tokens=scheduler.num_cached_tokens,
-            image_hits=self._images.hits,
-            image_misses=self._images.misses,
-            image_bytes=self._images.num_bytes,
-            generated_tokens=self._num_generated,
-            finished=self._num_finished,
-            preemptions=scheduler.num_preemptions,
-            drafted=self._num_drafted,
-            accepted=self._num_accepted,
-            steps=self._num_steps,
-        )
+        return snapshot(self._pool, self._scheduler, self._images, self._counters, len(self._inbox))
 
     def forget(self) -> None:
         """Forget shared prefixes and encoded pictures, and read the weights again: call it when they have changed.
@@ -437,5 +395,6 @@ class Engine:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch's CPU allocator, which has no error type of its own, refused."""
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    """Whether an allocator refused that has no error type of its own: torch's on a CPU, cuBLAS's for its workspace."""
+    named = "DefaultCPUAllocator" in str(error) or "ALLOC_FAILED" in str(error)
+    return isinstance(error, RuntimeError) and named

@@ -386,6 +386,23 @@ def test_deterministic_answers_do_not_depend_on_neighbours_to_the_bit(tiny_netwo
     assert run(1, 4000, repeats=2) == [by_itself, by_itself]  # the second time out of shared blocks
 
 
+def test_neighbours_change_an_answer_by_rounding_alone(tiny_network: MiniCPMV) -> None:
+    params = GREEDY.replace(logprobs=3)
+
+    def run(crowd: int) -> Output:
+        with engine_for(tiny_network) as engine:
+            others = [engine.add(text_prompt([7] * (3 * n + 1)), DRAWN) for n in range(crowd)]
+            output = engine.wait(engine.add(prompt("video_and_image.fast"), params))
+            for other in others:
+                engine.wait(other)
+            return output
+
+    by_itself, crowded = run(0), run(15)
+    assert by_itself.token_ids == crowded.token_ids
+    for one, other in zip(by_itself.logprobs or [], crowded.logprobs or [], strict=True):
+        assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-4)
+
+
 class Choice:
     """A constraint that allows exactly one sequence of tokens."""
 
