@@ -24,7 +24,7 @@ import msgspec
 
 from ..errors import ContextLengthError, CpmvError, MediaError, MessageError
 from .errors import ApiError, bad_request, from_cpmv
-from .prompts import Job, prepare
+from .prompts import Job, pack, prepare, unpack
 from .settings import MediaLimits
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class Reply(msgspec.Struct):
     limit: int = 0
 
 
+_REPLIES = msgspec.msgpack.Decoder(Reply)  # working a type out is not safe in two threads at a time
+
+
 class Decoders:
     """A few decoding processes shared by all requests.
 
@@ -85,7 +88,7 @@ class Decoders:
         Raises ApiError: 400 for the caller's mistakes, with the one line that says which. When the waiting task is
         cancelled, the work ends too.
         """
-        payload = msgspec.msgpack.encode(job)
+        payload = pack(job)
         await self._turns.acquire(client)
         process, left = self._free.popleft(), threading.Event()
         call = asyncio.get_running_loop().run_in_executor(
@@ -214,7 +217,7 @@ class _Process:
                 if time.monotonic() > deadline:
                     self._stop()
                     raise bad_request(f"the media took more than {timeout_s:g} s to decode; send less, or smaller")
-            return msgspec.msgpack.decode(self._pipe.recv_bytes(), type=Reply)
+            return _REPLIES.decode(self._pipe.recv_bytes())
         except (OSError, EOFError):
             self._stop()
             if self._closed:
@@ -268,7 +271,7 @@ def _serve(pipe: Connection, folder: str, max_memory_bytes: int) -> None:
         pipe.send_bytes(b"ready")
         limits = msgspec.msgpack.decode(pipe.recv_bytes(), type=MediaLimits)
         while True:
-            job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
+            job = unpack(pipe.recv_bytes())
             pipe.send_bytes(msgspec.msgpack.encode(_answer(job, processor, limits)))
     except (EOFError, OSError):
         return

@@ -39,20 +39,17 @@ class Media(msgspec.Struct):
 class Turn(msgspec.Struct):
     role: str
     parts: list[str | Media]
-    tool_calls: str | None = None
+    tool_calls: Any = None  # a list of JSON objects
     reasoning: str | None = None
 
 
 class Job(msgspec.Struct):
-    """Everything that decides a prompt. Fields as in `Processor.__call__`; `task` says what is wanted of it.
-
-    Tools and calls are JSON text, which holds numbers of any size.
-    """
+    """Everything that decides a prompt. Fields as in `Processor.__call__`; `task` says what is wanted of it."""
 
     turns: list[Turn]
     task: Literal["inputs", "preview"] = "inputs"
     thinking: bool = False
-    tools: str | None = None
+    tools: Any = None  # a list of JSON objects
     max_slice_nums: int | None = None
     use_image_id: bool | None = None
     temporal_ids: list[list[int]] | None = None
@@ -67,6 +64,25 @@ class Job(msgspec.Struct):
         return sum(len(part.encode()) for turn in self.turns for part in turn.parts if isinstance(part, str))
 
 
+def pack(job: Job) -> bytes:
+    """Write a job for another process. Tools and calls go as JSON text, whose integers may have any size."""
+    turns = [msgspec.structs.replace(turn, tool_calls=json.dumps(turn.tool_calls)) for turn in job.turns]
+    return msgspec.msgpack.encode(msgspec.structs.replace(job, turns=turns, tools=json.dumps(job.tools)))
+
+
+def unpack(data: bytes) -> Job:
+    """Read what `pack` wrote."""
+    job = _JOBS.decode(data)
+    for turn in job.turns:
+        turn.tool_calls = json.loads(turn.tool_calls)
+    job.tools = json.loads(job.tools)
+    return job
+
+
+# Made here, once: working a type out is not safe in two threads at a time.
+_JOBS = msgspec.msgpack.Decoder(Job)
+
+
 def prepare(job: Job, processor: Processor, limits: MediaLimits) -> ModelInputs:
     """Make a job into what the model takes. Raises CpmvError for whatever is wrong with it."""
     return processor(
@@ -75,7 +91,7 @@ def prepare(job: Job, processor: Processor, limits: MediaLimits) -> ModelInputs:
         max_slice_nums=job.max_slice_nums,
         use_image_id=job.use_image_id,
         temporal_ids=job.temporal_ids,
-        tools=None if job.tools is None else json.loads(job.tools),
+        tools=job.tools,
         max_inp_length=job.max_inp_length,
     )
 
@@ -84,8 +100,7 @@ def _message(turn: Turn, limits: MediaLimits) -> Message:
     from ..inputs.messages import Message, Text
 
     parts: list[Part] = [Text(part) if isinstance(part, str) else open_media(part, limits) for part in turn.parts]
-    calls = None if turn.tool_calls is None else json.loads(turn.tool_calls)
-    return Message(turn.role, parts, calls, turn.reasoning)
+    return Message(turn.role, parts, turn.tool_calls, turn.reasoning)
 
 
 def open_media(media: Media, limits: MediaLimits) -> Image | Video | Pdf:

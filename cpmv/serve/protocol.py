@@ -272,6 +272,11 @@ class PreviewRequest(Prompted, kw_only=True):
 
 Body = TypeVar("Body", ChatRequest, TokenizeRequest, PreviewRequest)
 
+# Made here, once: working a type out is not safe in two threads at a time.
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (ChatRequest, TokenizeRequest, PreviewRequest)
+}
+
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 
@@ -279,7 +284,7 @@ _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 def read(kind: type[Body], data: bytes | bytearray) -> Body:
     """Decode and check a request body. Raises ApiError 400 for anything that is not one, naming the field."""
     try:
-        request = msgspec.json.decode(data, type=kind)
+        request: Body = _DECODERS[kind].decode(data)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:

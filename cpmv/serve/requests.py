@@ -62,8 +62,7 @@ class Prompts:
     ) -> ModelInputs:
         """Prepare a prompt. Raises ApiError for whatever is wrong with it."""
         job = await self._job(request, messages)
-        offered = tools_for_prompt(tools)
-        job.tools, job.thinking = json.dumps(offered) if offered else None, thinking
+        job.tools, job.thinking = tools_for_prompt(tools), thinking
         job.max_inp_length = self._max_prompt_tokens
         if job.num_text_bytes > self._max_prompt_tokens * self._longest_token:
             least = -(-job.num_text_bytes // self._longest_token)
@@ -223,7 +222,7 @@ def _turn(message: ChatMessage, parts: list[str | Media]) -> Turn:
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     if message.refusal and not parts:
         parts = [message.refusal]
-    return Turn(role, parts, json.dumps(calls) if calls else None, (reasoning or None) if role == "assistant" else None)
+    return Turn(role, parts, calls, (reasoning or None) if role == "assistant" else None)
 
 
 def _arguments(function: Any) -> Any:
