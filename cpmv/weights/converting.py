@@ -22,13 +22,13 @@ from .stored import Stored
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def read_weight(stored: Stored | PackedWeight) -> Tensor:
-    """Return a weight as numbers: as stored, or dequantised in the dtype its format gives."""
+def read_weight(stored: Stored | PackedWeight, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a weight as numbers, dequantised where it is packed, in `dtype` or in what the file has."""
     if isinstance(stored, Stored):
-        return stored.read()
+        return stored.read() if dtype is None else stored.read().to(dtype)
     layer = stored.build(torch.device("cpu"))
     assert isinstance(layer, PackedLinear)
-    return layer.dequantize()
+    return layer.dequantize(dtype)
 
 
 def check_whole(catalogue: Catalogue) -> None:
@@ -70,7 +70,7 @@ def _writables(catalogue: Catalogue, dtype: torch.dtype, progress: Callable[[int
 
     def make(stored: Stored | PackedWeight) -> Tensor:
         nonlocal done
-        value = read_weight(stored).to(dtype)
+        value = read_weight(stored, dtype)
         done += stored.nbytes
         if progress is not None:
             progress(done, total)

@@ -21,6 +21,7 @@ from .gguf import MAGIC, TYPES
 VERSION = 3
 ALIGNMENT = 32
 BLOCK = 32  # elements of the block types written here
+_AT_ONCE = 1 << 19  # blocks
 _TYPE_IDS = {type_.name: number for number, type_ in TYPES.items()}
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -103,7 +104,11 @@ def encode(value: Tensor, type: str) -> Tensor:
     """Return a tensor's bytes as a file holds them, uint8 [nbytes]."""
     if type in _DTYPES:
         return value.to(_DTYPES[type]).contiguous().view(-1).view(torch.uint8)
-    return _ENCODERS[type](value.float().reshape(-1, BLOCK)).flatten()
+    blocks = value.reshape(-1, BLOCK)
+    out = torch.empty(blocks.shape[0], TYPES[_TYPE_IDS[type]].nbytes, dtype=torch.uint8)
+    for start in range(0, blocks.shape[0], _AT_ONCE):  # so that a large matrix is never held as float32
+        out[start : start + _AT_ONCE] = _ENCODERS[type](blocks[start : start + _AT_ONCE].float())
+    return out.flatten()
 
 
 def _q8_0(blocks: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ METHOD = "cpmv-int8"  # quant_method in config.json
 _SCALE = ".weight_scale"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _HIGHEST = 127
+_AT_ONCE = 1 << 24  # elements in float32 while rounding
 
 
 class Int8Linear(PackedLinear):
@@ -83,7 +84,12 @@ def quantize(weight: Tensor) -> dict[str, Tensor]:
     """Round a weight [out, in] to the tensors a file holds, by the name after the module's path."""
     if weight.ndim != 2:
         raise CheckpointError(f"only matrices can be quantised to int8, not shape {list(weight.shape)}")
-    values = weight.detach().float()
-    scales = (values.abs().amax(1) / _HIGHEST).clamp(min=1e-30)
-    codes = (values / scales[:, None]).round().clamp(-_HIGHEST, _HIGHEST).to(torch.int8)
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(weight.shape[0], device=weight.device)
+    rows = max(1, _AT_ONCE // weight.shape[1])
+    for start in range(0, weight.shape[0], rows):  # a head of 150,000 words is never held as float32
+        part = slice(start, start + rows)
+        values = weight[part].detach().float()
+        scales[part] = (values.abs().amax(1) / _HIGHEST).clamp(min=1e-30)
+        codes[part] = (values / scales[part, None]).round().clamp(-_HIGHEST, _HIGHEST)
     return {"weight": codes, "weight_scale": scales}

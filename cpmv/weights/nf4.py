@@ -43,6 +43,7 @@ _STATE = "quant_state.bitsandbytes__nf4"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MAX_STATE_BYTES = 1 << 16
+_BLOCKS_AT_ONCE = 1 << 16  # while rounding
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,11 @@ def quantize(
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % blocksize)).view(-1, blocksize)
     absmax = blocks.abs().amax(1)
     book = torch.tensor(CODE_BOOK, device=weight.device)
-    codes = _nearest(blocks / absmax.clamp(min=1e-30)[:, None], book).flatten()[: len(flat) + len(flat) % 2]
+    codes = torch.empty(blocks.shape, dtype=torch.uint8, device=weight.device)
+    for start in range(0, len(blocks), _BLOCKS_AT_ONCE):  # the search works in int64, eight bytes for half a byte
+        part = slice(start, start + _BLOCKS_AT_ONCE)
+        codes[part] = _nearest(blocks[part] / absmax[part, None].clamp(min=1e-30), book)
+    codes = codes.flatten()[: len(flat) + len(flat) % 2]
     state: dict[str, Any] = {
         "quant_type": "nf4",
         "blocksize": blocksize,
