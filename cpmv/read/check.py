@@ -42,6 +42,7 @@ _ALIKE = str.maketrans(
         "\ufeff": None,
     }  # fmt: skip
 )
+_LEADER = re.compile(r"\.{5,}")
 _MARKDOWN = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|>\s?|\|(?=.*\|\s*$))|[|*`\\]|^\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*$")
 
 
@@ -76,7 +77,11 @@ def has_text(layer: TextLayer) -> bool:
 
 
 def comparable(text: str) -> str:
-    """Text without spaces, signs that look alike made the same."""
+    """Text without spaces and dot leaders, signs that look alike made the same."""
+    return _LEADER.sub("", _alike(text))
+
+
+def _alike(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split())
 
 
@@ -88,9 +93,11 @@ class _Comparable:
         plain: list[str] = []
         sources: list[int] = []
         for i, character in enumerate(characters):
-            for one in comparable(character):
+            for one in _alike(character):
                 plain.append(one)
                 sources.append(i)
+        for leader in reversed(list(_LEADER.finditer("".join(plain)))):
+            del plain[leader.start() : leader.end()], sources[leader.start() : leader.end()]
         self.plain = "".join(plain)
         self.sources = np.array(sources, np.int64)  # of each comparable character, its place in the original
         self.codes = np.array([ord(c) for c in plain], np.int32)

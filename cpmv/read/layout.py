@@ -7,12 +7,11 @@ for the model; `page` puts what it read together again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .boxes import Block, Box, Layout, Line, joined, runs
 from .ink import Ink, Mask, any_along, find_ink
 
 if TYPE_CHECKING:
@@ -24,64 +23,8 @@ COLUMN_FILL = 0.62  # and its lines fill at least this share of it, in the media
 BREAK_LINES = 0.85  # a gap between rows above this times the usual one begins a paragraph
 MOST_LINES_TALL = 4.0  # writing taller than this is a drawing
 MAX_DEPTH = 6
+LEAST_DOTS = 5  # in a row: a leader in a table of contents; fewer are an ellipsis
 BULLET_FILL = 0.68  # of its box that a bullet's ink covers; a disc covers 0.79, the letter "a" half
-
-
-@dataclass(frozen=True)
-class Box:
-    """Pixels left <= x < right, top <= y < bottom."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of writing. bullet: a mark before it was cut off. core: height of small letters (or Han), px."""
-
-    box: Box
-    bullet: bool = False
-    core: float = 0.0
-
-
-@dataclass
-class Block:
-    """Lines that belong together. kind: "text", "table" (rows of cells, each a list of lines) or "picture"."""
-
-    kind: str
-    box: Box
-    lines: list[Line] = field(default_factory=list)
-    rows: list[list[list[Line]]] = field(default_factory=list)
-
-    def all_lines(self) -> Iterator[Line]:
-        yield from self.lines
-        for row in self.rows:
-            for cell in row:
-                yield from cell
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Blocks in reading order. line_height: of a usual line's writing, px; 0 on an empty page. writing: the ink."""
-
-    size: tuple[int, int]
-    line_height: float
-    blocks: list[Block]
-    writing: Mask = field(repr=False)
-
-    def num_characters(self) -> float:
-        """Guess how many characters stand on the page, from the lines' lengths."""
-        return sum(line.box.width / (0.55 * max(self.line_height, 1)) for b in self.blocks for line in b.all_lines())
 
 
 def find_layout(picture: Image.Image) -> Layout:
@@ -90,14 +33,11 @@ def find_layout(picture: Image.Image) -> Layout:
     height = _line_height(ink.writing)
     if height == 0:
         return Layout(picture.size, 0.0, [], ink.writing)
-    blocks = _Finder(ink, height).blocks(Box(0, 0, picture.width, picture.height), 0)
+    page = Box(0, 0, picture.width, picture.height)
+    finder = _Finder(ink, height)
+    finder.drop_leaders(page)
+    blocks = finder.blocks(page, 0)
     return Layout(picture.size, height, blocks, ink.writing)
-
-
-def runs(flags: Mask) -> list[tuple[int, int]]:
-    """Half-open intervals of consecutive true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _line_height(writing: Mask) -> float:
@@ -105,22 +45,11 @@ def _line_height(writing: Mask) -> float:
     heights: list[int] = []
     strips = max(1, writing.shape[1] // 80)
     for strip in np.array_split(writing, strips, axis=1):
-        heights += [b - a for a, b in _join(runs(any_along(strip, 1)), 2) if b - a >= 5]
+        heights += [b - a for a, b in joined(runs(any_along(strip, 1)), 2) if b - a >= 5]
     if not heights:
         return 0.0
     usual = [height for height in heights if height <= 3 * float(np.median(heights))]
     return float(np.median(usual))
-
-
-def _join(intervals: list[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """Join intervals with at most `gap` between them: the dot of an i belongs to its letter."""
-    out: list[tuple[int, int]] = []
-    for a, b in intervals:
-        if out and a - out[-1][1] <= gap:
-            out[-1] = (out[-1][0], b)
-        else:
-            out.append((a, b))
-    return out
 
 
 class _Finder:
@@ -129,6 +58,16 @@ class _Finder:
     def __init__(self, ink: Ink, line_height: float) -> None:
         self.ink, self.writing = ink, ink.writing
         self.h = line_height
+
+    def drop_leaders(self, region: Box) -> None:
+        """Take rows of dots between words and page numbers out of the writing: they say nothing, and models stumble."""
+        for row in self._rows(region):
+            part = self.writing[row.top : row.bottom, row.left : row.right]
+            marks = runs(any_along(part, 0))
+            is_dot = [b - a <= 0.3 * self.h and _extent(part[:, a:b]) <= 0.3 * self.h for a, b in marks]
+            for first, last in runs(np.array(is_dot, bool)):
+                if last - first >= LEAST_DOTS and marks[last - 1][1] - marks[first][0] < 2.2 * self.h * (last - first):
+                    part[:, marks[first][0] : marks[last - 1][1]] = False
 
     def blocks(self, region: Box, depth: int) -> list[Block]:
         """Blocks of a region, in reading order."""
@@ -176,7 +115,7 @@ class _Finder:
         """Rows of writing from top to bottom, each cut to its ink; touching lines are parted."""
         part = self.writing[region.top : region.bottom, region.left : region.right]
         profile = part.sum(axis=1)
-        found = _attach_marks(_join(runs(profile > 0), max(1, round(0.06 * self.h))), self.h)
+        found = _attach_marks(joined(runs(profile > 0), max(1, round(0.06 * self.h))), self.h)
         rows: list[Box] = []
         for a, b in found:
             for top, bottom in self._part(profile, a, b):
@@ -248,10 +187,10 @@ class _Finder:
         left, right = min(row.left for row in rows), max(row.right for row in rows)
         cuts = [left, *((a + b) // 2 for a, b in gaps), right]
         for a, b in zip(cuts, cuts[1:], strict=False):
-            if b - a < COLUMN_LINES * self.h:
-                return True
             widths = [row.width for row in self._rows(Box(a, rows[0].top, b, rows[-1].bottom))]
-            if len(widths) < 3 or float(np.median(widths)) < COLUMN_FILL * max(widths):
+            if len(widths) < 3 or max(widths) < COLUMN_LINES * self.h:
+                return True
+            if float(np.median(widths)) < COLUMN_FILL * max(widths):
                 return True
         return False
 
@@ -293,7 +232,7 @@ class _Finder:
             return None
         tops, bottoms = [], []
         for a, b in beside:
-            spans = [s for s in _join(runs(any_along(down[:, a:b], 1)), 4) if s[0] <= middle < s[1]]
+            spans = [s for s in joined(runs(any_along(down[:, a:b], 1)), 4) if s[0] <= middle < s[1]]
             if spans:
                 tops.append(spans[0][0])
                 bottoms.append(spans[0][1])
@@ -305,7 +244,7 @@ class _Finder:
     def _lines_at(mask: Mask, axis: int, offset: int) -> list[int]:
         """Middles of ruled lines that run over at least half of a frame."""
         share = mask.sum(axis=axis) / mask.shape[axis]
-        return [offset + (a + b) // 2 for a, b in _join(runs(share > 0.5), 4)]
+        return [offset + (a + b) // 2 for a, b in joined(runs(share > 0.5), 4)]
 
     def _cell(self, box: Box) -> list[Line]:
         inner = Box(box.left + 3, box.top + 2, box.right - 2, box.bottom - 1)
@@ -376,6 +315,12 @@ def _inner_gaps(taken: Mask, least: float) -> list[tuple[int, int]]:
         return []
     first, last = int(used[0]), int(used[-1])
     return [(first + a, first + b) for a, b in runs(~taken[first : last + 1]) if b - a >= least]
+
+
+def _extent(part: Mask) -> int:
+    """Rows from the first to the last with ink."""
+    rows = np.flatnonzero(part.any(axis=1))
+    return int(rows[-1] - rows[0] + 1) if len(rows) else 0
 
 
 def _attach_marks(rows: list[tuple[int, int]], h: float) -> list[tuple[int, int]]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import MessageError
+from .boxes import Block, Box, Layout, Line, runs
 from .ink import Mask, any_along
-from .layout import Block, Box, Layout, Line, find_layout, runs
+from .layout import find_layout
 from .merge import merge_overlap
 from .reader import Asker, Pending
 from .straighten import straighten

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..errors import MediaError
+from .boxes import Box, Line, runs
 from .ink import Mask, any_along
-from .layout import Box, Line, runs
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,8 +12,9 @@ from paper import write_pdf
 from cpmv.errors import MediaError
 from cpmv.inputs.pdf import iter_pages
 from cpmv.inputs.pdf_text import read_text_layer
+from cpmv.read.boxes import Line
 from cpmv.read.check import check_page, comparable, has_text
-from cpmv.read.layout import Line, find_layout
+from cpmv.read.layout import find_layout
 from cpmv.read.page import ReadBlock, ReadLine
 
 DPI = 150
@@ -100,6 +101,7 @@ def test_invented_text_has_nothing_like_it(document: Path) -> None:
 def test_signs_that_look_alike_do_not_count() -> None:
     assert comparable("“a” – b ﬁ １") == comparable('"a"-bfi1')
     assert comparable("A") != comparable("a")
+    assert comparable("Prices . . . . . . . 12") == "Prices12" and comparable("so on ...") == "soon..."
 
 
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])

@@ -9,8 +9,9 @@ import pytest
 from paper import Sheet
 from PIL import Image
 
+from cpmv.read.boxes import Layout
 from cpmv.read.ink import find_ink
-from cpmv.read.layout import Layout, find_layout
+from cpmv.read.layout import find_layout
 
 LEFT = [
     "The library opens at nine and",
@@ -112,6 +113,22 @@ def test_words_far_apart_in_one_heading_are_no_table() -> None:
     sheet.write(80, 170, "Our  history", 60)
     sheet.paragraph(80, 300, WIDE * 3, 22)
     assert all(block.kind == "text" for block in find_layout(sheet.picture).blocks)
+
+
+def test_leaders_are_no_writing_but_an_ellipsis_is() -> None:
+    sheet = Sheet()
+    for i, (title, page) in enumerate((("Introduction", "1"), ("How to get there", "12"), ("Prices", "40"))):
+        y = 100 + 45 * i
+        sheet.write(80, y, title)
+        sheet.write(900, y, page)
+        for x in range(320, 880, 14):
+            sheet.draw.ellipse((x, y + 17, x + 2, y + 19), fill="#111")
+    sheet.write(80, 300, "and so on ...")
+    table, rest = find_layout(sheet.picture).blocks
+    assert [len(row) for row in table.rows] == [2, 2, 2]
+    assert all(line.box.right < 310 or line.box.left > 890 for line in table.all_lines())
+    whole = find_ink(sheet.picture).writing[300:340].any(axis=0).nonzero()[0]
+    assert rest.lines[0].box.right == whole[-1] + 1
 
 
 def test_white_on_black_and_writing_on_a_dark_band_are_found() -> None:

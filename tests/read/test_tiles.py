@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from paper import Sheet
 
+from cpmv.read.boxes import Box, Line
 from cpmv.read.ink import find_ink
-from cpmv.read.layout import Box, Line, find_layout
+from cpmv.read.layout import find_layout
 from cpmv.read.tiles import TileShape, cut_line, draw_piece
 
 SHAPE = TileShape(224, 14)
