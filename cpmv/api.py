@@ -30,6 +30,7 @@ from .inputs.text import Tokenizer
 from .model.config import ModelConfig, ModelInputs
 from .model.minicpmv import MiniCPMV
 from .weights import checkpoint, hub
+from .weights.plan import free_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -278,12 +279,11 @@ class Model:
         """Return the engine, made anew when a request of so many tokens would not fit."""
         with self._engine_lock:
             if self._engine is None or self._engine.capacity < num_tokens:
-                tokens = max(_ENGINE_TOKENS, 1 << max(0, num_tokens - 1).bit_length())
-                self._engine = Engine(
-                    self.network,
-                    self.tokenizer,
-                    cache_bytes=tokens * self.network.cache_spec().bytes_per_token,
-                )
+                per_token = self.network.cache_spec().bytes_per_token
+                wanted = max(_ENGINE_TOKENS, 1 << max(0, num_tokens - 1).bit_length())
+                affordable = free_memory(self.device) // 2 // per_token
+                tokens = max(num_tokens, min(wanted, affordable))
+                self._engine = Engine(self.network, self.tokenizer, cache_bytes=(tokens + 16) * per_token)
             return self._engine
 
     def _tokens_of(self, inputs: ModelInputs, params: SamplingParams) -> int:

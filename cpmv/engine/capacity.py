@@ -1,9 +1,14 @@
-"""How large the cache is: as much as the rows that run together can use, within a share of what is free."""
+"""How large the cache is: as much as the rows that run together can use, within a share of what is free.
+
+And what it looks like when memory runs out all the same.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+
+import torch
 
 from ..errors import OutOfMemoryError
 from ..model.minicpmv import MiniCPMV
@@ -44,3 +49,11 @@ def plan_cache(network: MiniCPMV, block_size: int, cache_bytes: int | None, max_
         *(plan.num_blocks, block_size, gigabytes(plan.num_bytes), context),
     )
     return plan
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocator refused: torch's on a GPU or a CPU, Python's, or cuBLAS's for its workspace."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    named = "DefaultCPUAllocator" in str(error) or "ALLOC_FAILED" in str(error)
+    return isinstance(error, RuntimeError) and named

@@ -21,7 +21,7 @@ from ..inputs.text import Tokenizer
 from ..model.config import ModelInputs
 from ..model.minicpmv import MiniCPMV
 from .blocks import BlockKeys, BlockPool
-from .capacity import plan_cache
+from .capacity import is_out_of_memory, plan_cache
 from .choose import Chooser, ConstraintError, report
 from .image_cache import ImageCache, PromptMedia
 from .lookup import Lookup
@@ -211,9 +211,6 @@ class Engine:
         except ConstraintError as error:
             self._fail([error.request], error)
             return  # the others are computed again by the next step
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._relieve(works, error)
-            return
         except Exception as error:  # a mistake of ours must not end everyone's work
             if is_out_of_memory(error):
                 self._relieve(works, error)
@@ -318,7 +315,24 @@ class Engine:
                     self._wake.wait()
                 if self._closed:
                     return
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # the plan itself failed: nothing here can be trusted any more
+                log.exception("the engine has failed and is closed")
+                self._collapse(error)
+                return
+
+    def _collapse(self, error: Exception) -> None:
+        """Tell everyone who waits that the engine is gone."""
+        with self._wake:
+            self._closed = True
+        for request in [*self._scheduler.requests(), *self._inbox]:
+            if request.output is None:
+                request.error = error
+                request.end("error")
+                request.settle()
+                if request.on_piece is not None:
+                    self._tell(request)
 
     def close(self, drain_s: float = 0.0) -> None:
         """End: let requests go on for at most so many seconds, then cancel what is left. Nothing can be added after."""
@@ -392,9 +406,3 @@ class Engine:
         with self._lock:
             self._tidy()
             self._scheduler.check_integrity()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator refused that has no error type of its own: torch's on a CPU, cuBLAS's for its workspace."""
-    named = "DefaultCPUAllocator" in str(error) or "ALLOC_FAILED" in str(error)
-    return isinstance(error, RuntimeError) and named
