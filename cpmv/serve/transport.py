@@ -223,12 +223,12 @@ class Guard:
         return None
 
     def _is_our_host(self, host: str) -> bool:
-        """Any name reaches a server that listens for others; one on loopback answers to loopback names only."""
+        """A server for others answers to any name unless some are listed; one on loopback only to loopback's names."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower().rstrip(".")
-        if name in {one.lower() for one in self._settings.hosts}:
+        if name in LOOPBACK or name in {one.lower() for one in self._settings.hosts}:
             return True
-        return name in LOOPBACK if self._settings.is_local else not self._settings.hosts
+        return not self._settings.is_local and not self._settings.hosts
 
     def _has_key(self, headers: Headers) -> bool:
         """Compare in constant time, with every key there is."""
