@@ -161,16 +161,23 @@ def quantize(weight: Tensor, group_size: int = 128) -> dict[str, Tensor]:
 
 def rounded(weight: Tensor, group_size: int) -> Tensor:
     """Return what a weight [out, in] is once it has been quantised, float32."""
-    codes, zeros, scales = _round(weight, group_size)
-    return ((codes - zeros[:, None]) * scales.float()[:, None]).flatten(0, 1).t()
+    groups = weight.detach().float().view(weight.shape[0], -1, group_size)
+    scales, zeros = (part.unsqueeze(-1) for part in _steps(groups.amin(-1), groups.amax(-1)))
+    codes = (groups / scales).add_(zeros).round_().clamp_(0, 15)
+    return codes.sub_(zeros).mul_(scales).view(weight.shape)
+
+
+def _steps(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the step and the zero point of groups with these extremes, float32, steps as float16 holds them."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scales = ((high - low) / 15).clamp(min=1e-5).half().float()
+    return scales, (-low / scales).round().clamp(0, 15)
 
 
 def _round(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes [groups, g, out] and zero points [groups, out], both float32, and scales float16 [groups, out]."""
     rows, cols = weight.shape
     groups = weight.detach().float().t().reshape(cols // group_size, group_size, rows)
-    low, high = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)  # [groups, out]
-    scales = ((high - low) / 15).clamp(min=1e-5).half()
-    zeros = (-low / scales.float()).round().clamp(0, 15)
-    codes = (groups / scales.float()[:, None] + zeros[:, None]).round().clamp(0, 15)
-    return codes, zeros, scales
+    scales, zeros = _steps(groups.amin(1), groups.amax(1))  # [groups, out]
+    codes = (groups / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
+    return codes, zeros, scales.half()

@@ -24,6 +24,7 @@ from .awq import rounded
 from .quantizing import Folds
 
 CANDIDATES = 20  # exponents from 0 up to, not including, 1
+ROWS = 1024  # outputs of a linear, evenly spread, on which the error is measured
 TOKENS = 512  # sampled over all prompts, for the error; averages are over all tokens
 
 
@@ -165,7 +166,7 @@ class _Layer:
         """Return the factor [in] of columns with the least output error."""
         magnitude = shared(self._seen[kind].magnitude).clamp(min=1e-8)
         sample = self._seen[kind].sample
-        weights = [linear.weight.detach().float() for linear in linears]
+        weights = [_some_rows(linear.weight.detach()).float() for linear in linears]
         best, least, plain = torch.ones_like(magnitude), float("inf"), 0.0
         for step in range(CANDIDATES):
             scale = magnitude ** (step / CANDIDATES)
@@ -182,3 +183,7 @@ class _Layer:
     def _error(self, weight: Tensor, scale: Tensor, sample: Tensor) -> float:
         difference = rounded(weight * scale, self._group) / scale - weight
         return float((sample @ difference.t()).square().sum())
+
+
+def _some_rows(weight: Tensor) -> Tensor:
+    return weight[:: -(-weight.shape[0] // ROWS)]
