@@ -55,13 +55,10 @@ class Scheduler:
         self._served: dict[str, int] = {}  # tokens of work given to each client that is here
         self._slots = list(range(max_batch - 1, -1, -1))
         self._pending: dict[bytes, Request] = {}  # keys of prompt blocks that a running row will publish
+        self.num_waiting = 0  # counted, because other threads ask while queues change
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.num_prompt_tokens = 0
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
 
     @property
     def has_work(self) -> bool:
@@ -74,6 +71,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request that fits the pool."""
         self._enter(request).append(request)
+        self.num_waiting += 1
 
     def _enter(self, request: Request) -> deque[Request]:
         client = request.client
@@ -90,6 +88,7 @@ class Scheduler:
         else:
             queue = self._waiting[request.client]
             queue.remove(request)
+            self.num_waiting -= 1
             if not queue:
                 del self._waiting[request.client]
         client = request.client
@@ -187,6 +186,7 @@ class Scheduler:
         self.running.remove(request)
         self._vacate(request)
         self._waiting.setdefault(request.client, deque()).appendleft(request)
+        self.num_waiting += 1
         request.timing.num_preemptions += 1
         self.num_preemptions += 1
 
@@ -199,6 +199,7 @@ class Scheduler:
                 if not self._seat(request):
                     return None  # whoever is next in turn gets the next free blocks
                 self._waiting[client].remove(request)
+                self.num_waiting -= 1
                 if not self._waiting[client]:
                     del self._waiting[client]
                 return request
@@ -293,4 +294,5 @@ class Scheduler:
         assert sorted([*self._slots, *(s for s in slots if s is not None)]) == list(range(self.max_batch))
         assert all(not r.blocks and r.slot is None for queue in self._waiting.values() for r in queue)
         assert all(request in self.running for request in self._pending.values()), "a key awaits a row that left"
+        assert self.num_waiting == sum(map(len, self._waiting.values()))
         assert set(self._served) == {request.client for request in self.requests()}

@@ -39,13 +39,11 @@ def test_chunked_prefill_equals_whole(tiny_network: MiniCPMV, key: str, chunk: i
 @pytest.mark.parametrize(
     ("options", "cache_tokens"),
     [
-        ({}, None),
         ({"prefill_chunk": 40}, None),
         ({"max_batch": 2, "prefill_chunk": 16}, None),
         ({"block_size": 1}, None),
         ({"prefill_chunk": 64}, 800),  # too little for all: rows give way
-        ({"image_cache_bytes": 0}, 800),
-        ({"deterministic": True, "prefill_chunk": 64}, 800),
+        ({"image_cache_bytes": 0, "deterministic": True, "prefill_chunk": 64}, 800),
     ],
 )
 def test_a_mixed_batch_equals_one_by_one(
@@ -203,7 +201,7 @@ def test_lookup_ends_where_the_answer_ends(tiny_network: MiniCPMV) -> None:
 
 def test_deterministic_answers_do_not_depend_on_neighbours_to_the_bit(tiny_network: MiniCPMV) -> None:
     params = GREEDY.replace(logprobs=5, max_new_tokens=24)
-    keys = ["video_and_image.fast", "text.fast", "few_shot.fast"]
+    keys = ["image_arg.fast", "text.fast", "text_zh.fast"]
 
     def run(crowd: int, cache_tokens: int, repeats: int = 1) -> list[list[Output]]:
         cache = cache_of(tiny_network, cache_tokens)
@@ -221,8 +219,8 @@ def test_deterministic_answers_do_not_depend_on_neighbours_to_the_bit(tiny_netwo
             return found
 
     by_itself = run(0, 4000)[0]
-    assert run(9, 4000)[0] == by_itself
-    assert run(9, 500)[0] == by_itself  # rows gave way and were computed again
+    assert run(4, 4000)[0] == by_itself
+    assert run(4, 280)[0] == by_itself  # rows gave way and were computed again
     assert run(1, 4000, repeats=2) == [by_itself, by_itself]  # the second time out of shared blocks
 
 
