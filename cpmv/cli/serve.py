@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "CPMV_API_KEY"
 
+# One value a flag, given again for more: a flag that took all that follows would take MODEL as well.
 _Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
@@ -39,18 +40,25 @@ class Serve:
     model: Annotated[
         str | None,
         tyro.conf.Positional,
+        text("MODEL"),
         described("folder, .gguf file, Hugging Face id, or modelscope:ID; by default the bundled model"),
     ] = None
-    host: Annotated[str, described("address to listen on; 0.0.0.0 for all (default: 127.0.0.1)")] = "127.0.0.1"
+    host: Annotated[str, described("address to listen on; 0.0.0.0 for all (default: 127.0.0.1)", metavar="ADDRESS")] = (
+        "127.0.0.1"
+    )
     port: Annotated[
         int, number(int, "N", 0, 65535), described("port to listen on; 0 chooses a free one (default: 8000)")
     ] = 8000
     api_key: Annotated[
-        tuple[str, ...],
-        described("keys of which clients must send one; the variable CPMV_API_KEY keeps one out of process lists"),
+        _Names,
+        described(
+            "key that clients must send, repeatable; the variable CPMV_API_KEY keeps one out of process lists",
+            metavar="KEY",
+        ),
     ] = ()
     served_model_name: Annotated[
-        tuple[str, ...], described("names by which requests may ask for the model (default: MODEL)")
+        _Names,
+        described("name by which requests may ask for the model, repeatable (default: MODEL)", metavar="NAME"),
     ] = ()
     mmproj: Annotated[str | None, text("FILE"), described("vision half of a GGUF pair, if not beside it")] = None
     device: Annotated[str | None, text("DEVICE"), described("auto, cpu, cuda, cuda:N or mps (default: auto)")] = None
@@ -82,20 +90,28 @@ class Serve:
         described("frames in one group where a request does not say (default: by length, up to 6)"),
     ] = None
     allowed_media_domains: Annotated[
-        tuple[str, ...],
-        described("hosts that media may be fetched from: example.com, .example.com, http://host:port (default: none)"),
+        _Names,
+        described(
+            "host that media may be fetched from, repeatable: example.com, .example.com, http://host:port",
+            metavar="DOMAIN",
+        ),
     ] = ()
     allowed_media_networks: Annotated[
-        tuple[str, ...], described("private networks that these hosts may be in, such as 10.0.0.0/8 (default: none)")
+        _Names,
+        described("private network that these hosts may be in, repeatable, such as 10.0.0.0/8", metavar="CIDR"),
     ] = ()
     allowed_local_media_path: Annotated[
         str | None, text("FOLDER"), described("folder that file: addresses may name files in (default: none)")
     ] = None
     allowed_hosts: Annotated[
-        tuple[str, ...], described("further host names that clients call this server by, as behind a proxy")
+        _Names,
+        described("further host name that clients call this server by, as behind a proxy; repeatable", metavar="HOST"),
     ] = ()
     allowed_origins: Annotated[
-        tuple[str, ...], described("other pages that may use this server, such as https://chat.example.com")
+        _Names,
+        described(
+            "other page that may use this server, such as https://chat.example.com; repeatable", metavar="ORIGIN"
+        ),
     ] = ()
     max_request_size: Annotated[str, described("largest request body (default: 64MiB)", metavar="SIZE")] = "64MiB"
     decoders: Annotated[

@@ -134,10 +134,10 @@ def test_replies_carry_their_headers(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def flagged() -> Server:
-    flags = ["--served-model-name", "one", "two", "--max-model-len", "128", "--limit-mm-per-prompt",
-             '{"image": 1, "video": 0}', "--allowed-origins", "https://chat.example.com", "--api-key", "from-flag",
-             "--allowed-hosts", "models.example.com"]  # fmt: skip
-    with serving(*flags, env={"CPMV_API_KEY": "from-env"}) as running:
+    named = ["--served-model-name", "one", "--served-model-name", "two", "--api-key", "from-flag"]
+    bounded = ["--max-model-len", "128", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    opened = ["--allowed-origins", "https://chat.example.com", "--allowed-hosts", "models.example.com"]
+    with serving(*named, *bounded, *opened, env={"CPMV_API_KEY": "from-env"}) as running:
         yield running
 
 
@@ -183,6 +183,7 @@ def test_another_page_may_use_the_server_when_its_origin_is_allowed(flagged: Ser
         (["--max-request-size", "much"], "size"),
         (["--port", "99999"], "65535"),
         (["--gpus", "3"], "GPU"),
+        (["model-one", "--api-key", "a", "b"], "b"),  # never a second key, nor another model
     ],
 )
 def test_wrong_flags_are_told_before_anything_is_loaded(flags: list[str], said: str, capsys) -> None:
