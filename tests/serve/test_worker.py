@@ -1,4 +1,4 @@
-"""The bridge to the engine's thread: the least busy engine, pieces in order, ends and errors as clients must see them."""
+"""The bridge to the engine's thread: the least busy engine, pieces in order, ends and errors as clients see them."""
 
 from __future__ import annotations
 
