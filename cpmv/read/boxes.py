@@ -30,11 +30,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of writing. bullet: a mark before it was cut off. core: height of small letters (or Han), px."""
+    """One line of writing. bullet: a mark before it was cut off. core: height of small letters (or Han), px.
+
+    weight: the usual width of a stroke, px; half as much again in bold.
+    """
 
     box: Box
     bullet: bool = False
     core: float = 0.0
+    weight: float = 0.0
 
 
 @dataclass

@@ -24,6 +24,7 @@ BREAK_LINES = 0.85  # a gap between rows above this times the usual one begins a
 MOST_LINES_TALL = 4.0  # writing taller than this is a drawing
 MAX_DEPTH = 6
 LEAST_DOTS = 5  # in a row: a leader in a table of contents; fewer are an ellipsis
+BOLD = 1.35  # strokes so much wider than usual belong to larger or bolder letters
 BULLET_FILL = 0.68  # of its box that a bullet's ink covers; a disc covers 0.79, the letter "a" half
 
 
@@ -277,8 +278,8 @@ class _Finder:
             return True
         last = block.lines[-1]
         small, large = sorted((line, last), key=lambda one: one.core)
-        if large.core > 1.25 * small.core and large.box.height > 1.15 * small.box.height:
-            return True  # another size of letters
+        if _is_larger(large, small):
+            return True
         hanging = block.lines[0].bullet
         if not hanging and row.left - block.box.left > 0.9 * self.h and row.left - above.left > 0.9 * self.h:
             return True  # an indented first line
@@ -287,7 +288,8 @@ class _Finder:
     def _line(self, row: Box) -> Line:
         """Cut a bullet off: a small mark alone at the left with a gap after it."""
         part = self.writing[row.top : row.bottom, row.left : row.right]
-        plain = Line(row, core=_core(part))
+        core, weight = _letters(part)
+        plain = Line(row, core=core, weight=weight)
         marks = runs(any_along(part, 0))
         if len(marks) < 2 or marks[0][1] > 0.8 * self.h or marks[1][0] - marks[0][1] < 0.28 * self.h:
             return plain
@@ -300,7 +302,7 @@ class _Finder:
         if not 0.25 < middle < 0.75:
             return plain  # a full stop or a quotation mark
         rest = self._trim(Box(row.left + marks[1][0], row.top, row.right, row.bottom))
-        return plain if rest is None else Line(rest, bullet=True, core=plain.core)
+        return plain if rest is None else Line(rest, bullet=True, core=core, weight=weight)
 
 
 def _spans(row: Box, gaps: list[tuple[int, int]]) -> bool:
@@ -361,8 +363,15 @@ def _usual_gap(rows: list[Box]) -> float:
     return float(np.quantile(gaps, 0.25)) if gaps else 0.0
 
 
-def _core(part: Mask) -> float:
-    """The height of the zone that most strokes of a line cross: between the tops of small letters and their feet.
+def _is_larger(one: Line, other: Line) -> bool:
+    """Whether a line is written in larger letters: small letters and all of it are taller, or they are bold besides."""
+    core, height = one.core / max(1.0, other.core), one.box.height / max(1, other.box.height)
+    weight = one.weight / max(0.5, other.weight)
+    return (core > 1.25 and height > 1.15) or (core > 1.1 and height > 1.32) or (core > 1.1 and weight > BOLD)
+
+
+def _letters(part: Mask) -> tuple[float, float]:
+    """The height of the zone that most strokes of a line cross, small letters without their stems, and their width.
 
     Strokes are counted, not their ink: bold capitals and dark serifs would weigh too much.
     """
@@ -370,4 +379,5 @@ def _core(part: Mask) -> float:
     before[:, 1:] = part[:, :-1]
     strokes = (part & ~before).sum(axis=1)
     crossed = np.flatnonzero(strokes >= 0.6 * np.quantile(strokes, 0.9))
-    return float(crossed[-1] - crossed[0] + 1)
+    core = slice(int(crossed[0]), int(crossed[-1]) + 1)
+    return float(core.stop - core.start), float(part[core].sum() / max(1, strokes[core].sum()))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .page import ReadBlock, ReadLine, join_lines
 
 # Letters this much larger than the page's usual are headings of level 1, 2, 3.
-HEADING_SCALES = ((1.75, "#"), (1.32, "##"), (1.17, "###"))
+HEADING_SCALES = ((1.75, "#"), (1.28, "##"), (1.15, "###"))
 MOST_HEADING_LINES = 3
 _NUMBER = r"\(?(\d{1,3})(?:[.)]\s|[)]|[、．])\s*"
 _NUMBERED = re.compile(_NUMBER + r"\S")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import MessageError
 from .boxes import Block, Box, Layout, Line, runs
 from .ink import Mask, any_along
-from .layout import find_layout
+from .layout import BOLD, find_layout
 from .merge import merge_overlap
 from .reader import Asker, Pending
 from .straighten import straighten
@@ -311,10 +311,11 @@ def plan_bands(
 
 @dataclass(frozen=True)
 class _Usual:
-    """What most running text of a page looks like, by length: the height of its small letters and of its lines, px."""
+    """Most running text of a page, by length: heights of small letters and of lines, width of strokes, px."""
 
     core: float
     height: float
+    weight: float
 
     @staticmethod
     def of(layout: Layout) -> _Usual:
@@ -322,17 +323,22 @@ class _Usual:
         return _Usual(
             _weighted_median([(line.core, line.box.width) for line in lines]),
             _weighted_median([(line.box.height, line.box.width) for line in lines]),
+            _weighted_median([(line.weight, line.box.width) for line in lines]),
         )
 
     def scale_of(self, block: Block) -> float:
-        """How much larger a block's letters are; 1 unless both small letters and whole lines are larger.
+        """How much larger a block's letters are; 1 unless small letters are larger and whole lines, or strokes, too.
 
         A line in capitals has tall "small letters", one with brackets is a tall line; neither is a heading.
         """
         if self.core <= 0:
             return 1.0
-        scale = min(line.core for line in block.lines) / self.core
-        return scale if min(line.box.height for line in block.lines) > 1.04 * self.height else min(scale, 1.0)
+        core = min(line.core for line in block.lines) / self.core
+        height = min(line.box.height for line in block.lines) / self.height
+        weight = min(line.weight for line in block.lines) / max(0.5, self.weight)
+        if height <= 1.04 and weight < BOLD:
+            return min(core, 1.0)
+        return max(core, min(height, 1.2 * core))
 
 
 def _weighted_median(values: list[tuple[float, int]]) -> float:

@@ -87,6 +87,19 @@ def test_a_table_keeps_its_cells_and_alignment(blank: Any) -> None:
     assert '<td class="center">3</td><td class="right"></td>' in html
 
 
+def test_a_table_written_as_html_is_a_table_of_text(blank: Any) -> None:
+    text = (
+        'Here:\n<table border=1 onclick="x()"><tr><th colspan="2">a &amp; b</th></tr>\n<tr><td>1<br>2</td>'
+        "<td rowspan=99999><script>window.hacked=1</script> **c**</td></tr></table>\nafter"
+    )
+    html = blank.evaluate(RENDER, text)
+    assert '<tr><th class="left" colspan="2">a &amp; b</th></tr>' in html
+    assert '<td class="left">1<br>2</td>' in html
+    assert '<td class="left" rowspan="100">&lt;script&gt;window.hacked=1&lt;/script&gt; <strong>c</strong></td>' in html
+    assert html.startswith("<p>Here:</p>") and html.endswith("<p>after</p>") and "onclick" not in html
+    assert "<td" not in blank.evaluate(RENDER, "<table><tr><t")  # still arriving
+
+
 def test_a_fence_that_has_not_ended_is_code_already(blank: Any) -> None:
     html = blank.evaluate(RENDER, "```html\n<img src=x onerror=alert(1)>\n# no heading")
     assert "<code>&lt;img src=x onerror=alert(1)&gt;\n# no heading</code>" in html and "<h3>" not in html

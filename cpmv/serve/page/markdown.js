@@ -5,6 +5,7 @@
 // so that a streamed answer costs only its last block.
 
 import { el, iconButton } from "./dom.js";
+import { beginsHtmlTable, takeHtmlTable } from "./tables.js";
 import { t } from "./words.js";
 
 const SAFE_LINK = /^(https?:\/\/|mailto:)/i;
@@ -64,6 +65,11 @@ function takeBlock(lines, i, depth, blocks) {
   }
   if (depth < MAX_DEPTH && ITEM.test(line)) return takeList(lines, i, depth, blocks);
   if (beginsTable(lines, i)) return takeTable(lines, i, blocks);
+  if (beginsHtmlTable(line)) {
+    const [block, after] = takeHtmlTable(lines, i);
+    blocks.push(block);
+    return after;
+  }
   return takeParagraph(lines, i, depth, blocks);
 }
 
@@ -85,7 +91,7 @@ function takeParagraph(lines, i, depth, blocks) {
 
 function interrupts(lines, i, depth) {
   const line = lines[i];
-  if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || beginsTable(lines, i)) return true;
+  if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || beginsTable(lines, i) || beginsHtmlTable(line)) return true;
   return depth < MAX_DEPTH && (QUOTE.test(line) || (ITEM.test(line) && ITEM.exec(line)[3] !== undefined));
 }
 
@@ -163,6 +169,8 @@ function blockNode(block) {
       return listNode(block);
     case "table":
       return tableNode(block);
+    case "html-table":
+      return htmlTableNode(block);
     default:
       return el("p", {}, ...inline(block.text));
   }
@@ -190,6 +198,16 @@ function tableNode(block) {
   const head = el("thead", {}, row("th", block.head));
   const body = el("tbody", {}, ...block.rows.map((texts) => row("td", texts)));
   return el("div.table", { tabindex: "0", role: "region", "aria-label": block.head.join(", ") }, el("table", {}, head, body));
+}
+
+function htmlTableNode(block) {
+  const cell = (one) => {
+    const spans = { colspan: one.columns > 1 ? one.columns : null, rowspan: one.rows > 1 ? one.rows : null };
+    return el(one.head ? "th.left" : "td.left", spans, ...inline(one.text));
+  };
+  const rows = block.rows.map((row) => el("tr", {}, ...row.map(cell)));
+  const label = block.rows[0]?.map((one) => one.text).join(", ") || t("table");
+  return el("div.table", { tabindex: "0", role: "region", "aria-label": label }, el("table", {}, el("tbody", {}, ...rows)));
 }
 
 // ---- inline ----

@@ -25,7 +25,7 @@ const WORDS = {
     key_title: "This server asks for a key", key_hint: "It is kept until this tab is closed.", key: "API key", use_key: "Use it",
     wrong_key: "The key is needed, or was wrong.", busy: "The server is busy; try again in {0} s.",
     offline: "The server cannot be reached.", broken: "The answer broke off: {0}", too_large: "{0} has {1} MB; at most {2} MB can be sent.",
-    unreadable: "{0} is no picture, video or PDF.", no_storage: "This browser keeps no history here.", nothing: "(no words)",
+    unreadable: "{0} is no picture, video or PDF.", no_storage: "This browser keeps no history here.", nothing: "(no words)", table: "Table",
     ideas: ["Read the text.", "Describe the picture.", "Convert the table to Markdown.", "What happens in the video?"],
   },
   zh: {
@@ -51,7 +51,7 @@ const WORDS = {
     key_title: "此服务器需要密钥", key_hint: "关闭此标签页后即清除。", key: "API 密钥", use_key: "使用",
     wrong_key: "需要密钥，或密钥有误。", busy: "服务器繁忙，请在 {0} 秒后重试。",
     offline: "无法连接服务器。", broken: "回答中断：{0}", too_large: "{0} 有 {1} MB，最多可发送 {2} MB。",
-    unreadable: "{0} 不是图片、视频或 PDF。", no_storage: "此浏览器无法在这里保存历史记录。", nothing: "（没有文字）",
+    unreadable: "{0} 不是图片、视频或 PDF。", no_storage: "此浏览器无法在这里保存历史记录。", nothing: "（没有文字）", table: "表格",
     ideas: ["请读出图中的文字。", "描述这张图片。", "把表格转换为 Markdown。", "视频里发生了什么？"],
   },
 };
