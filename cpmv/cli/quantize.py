@@ -89,7 +89,7 @@ def _search(options: Quantize, catalogue: Catalogue) -> tuple[Folds, dict[str, o
         found = search(model.network, prompts, options.group_size, progress=layers)
     errors: dict[str, object] = {
         "plain_error": found.plain_error,
-        "scaled_error": found.scaled_error,
+        "error": found.error,
         "prompts": len(prompts),
     }
     return found.folds, errors
@@ -115,6 +115,6 @@ def _tell(options: Quantize, report: dict[str, object]) -> None:
     sizes = f"{gigabytes(int(str(report['source_bytes'])))} became {gigabytes(int(str(report['bytes'])))}"
     print(f"cpmv: {sizes} of {options.format} in {report['output']}", file=sys.stderr)
     if "plain_error" in report:
-        less = 1 - float(str(report["scaled_error"])) / max(float(str(report["plain_error"])), 1e-30)
-        print(f"cpmv: scales take {less:.0%} off plain rounding's squared error on {report['prompts']} prompts",
-              file=sys.stderr)  # fmt: skip
+        less = 1 - float(str(report["error"])) / max(float(str(report["plain_error"])), 1e-30)
+        prompts = f"on {report['prompts']} prompts"
+        print(f"cpmv: scales and clips take {less:.0%} off plain rounding's squared error {prompts}", file=sys.stderr)

@@ -146,38 +146,38 @@ def _describe(name: str, parts: dict[str, Stored], settings: dict[str, Any]) -> 
     return PackedWeight(name, "awq", (outputs, inputs), list(parts.values()), build)
 
 
-def quantize(weight: Tensor, group_size: int = 128) -> dict[str, Tensor]:
+def quantize(weight: Tensor, group_size: int = 128, clip: Tensor | None = None) -> dict[str, Tensor]:
     """Round a weight [out, in] to the tensors a released file holds, by the name after the module's path.
 
-    Plain rounding between each group's extremes; activation-aware scaling is done to the weight before (`awq_search`).
+    Plain rounding between each group's extremes, or between `clip` [out, groups] times these; activation-aware scaling
+    is done to the weight before (`awq_search` finds both).
     Raises CheckpointError if in is no multiple of group_size or out no multiple of 8.
     """
     rows, cols = weight.shape
     if cols % group_size or rows % 8:
         raise CheckpointError(f"a weight {[rows, cols]} cannot be AWQ with groups of {group_size} inputs")
-    codes, zeros, scales = _round(weight, group_size)
-    return {"qweight": pack(codes.flatten(0, 1).int()), "qzeros": pack(zeros.int()), "scales": scales}
+    codes, zeros, scales = _round(weight, group_size, clip)
+    codes = codes.view(rows, cols).to(torch.uint8)
+    return {
+        "qweight": pack(codes.t().contiguous()),
+        "qzeros": pack(zeros.t().contiguous().to(torch.uint8)),
+        "scales": scales.t().contiguous().half(),
+    }
 
 
-def rounded(weight: Tensor, group_size: int) -> Tensor:
+def rounded(weight: Tensor, group_size: int, clip: Tensor | None = None) -> Tensor:
     """Return what a weight [out, in] is once it has been quantised, float32."""
-    groups = weight.detach().float().view(weight.shape[0], -1, group_size)
-    scales, zeros = (part.unsqueeze(-1) for part in _steps(groups.amin(-1), groups.amax(-1)))
-    codes = (groups / scales).add_(zeros).round_().clamp_(0, 15)
-    return codes.sub_(zeros).mul_(scales).view(weight.shape)
+    codes, zeros, scales = _round(weight, group_size, clip)
+    return codes.sub_(zeros.unsqueeze(-1)).mul_(scales.unsqueeze(-1)).view(weight.shape)
 
 
-def _steps(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the step and the zero point of groups with these extremes, float32, steps as float16 holds them."""
-    low, high = low.clamp(max=0), high.clamp(min=0)
+def _round(weight: Tensor, group_size: int, clip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes [out, groups, g], zero points and steps [out, groups], float32, steps as float16 holds them."""
+    groups = weight.detach().float().reshape(weight.shape[0], -1, group_size)
+    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    if clip is not None:
+        low, high = low * clip, high * clip
     scales = ((high - low) / 15).clamp(min=1e-5).half().float()
-    return scales, (-low / scales).round().clamp(0, 15)
-
-
-def _round(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes [groups, g, out] and zero points [groups, out], both float32, and scales float16 [groups, out]."""
-    rows, cols = weight.shape
-    groups = weight.detach().float().t().reshape(cols // group_size, group_size, rows)
-    scales, zeros = _steps(groups.amin(1), groups.amax(1))  # [groups, out]
-    codes = (groups / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
-    return codes, zeros, scales.half()
+    zeros = (-low / scales).round().clamp(0, 15)
+    codes = (groups / scales.unsqueeze(-1)).add_(zeros.unsqueeze(-1)).round_().clamp_(0, 15)
+    return codes, zeros, scales

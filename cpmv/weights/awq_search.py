@@ -3,7 +3,9 @@
 An input that is large on average deserves finer steps: its column is multiplied before rounding, and whatever made the
 input is divided by as much. Columns of q, k, v and of gate, up fold into the norm before them; those of o into the rows
 of v (one factor for all heads that share a key-value head); those of down into the rows of up. For each the exponent
-with the smallest output error on sampled tokens is kept; exponent 0, plain rounding, is among the candidates.
+with the smallest output error on sampled tokens is kept; exponent 0, plain rounding, is among the candidates. Then the
+extremes of each group of weights are pulled in where that lowers the error, except in q and k, whose products are
+sensitive to the few large numbers.
 """
 
 from __future__ import annotations
@@ -21,26 +23,29 @@ from ..model.language import DecoderLayer
 from ..model.layers import Linear
 from ..model.minicpmv import MiniCPMV
 from .awq import rounded
-from .quantizing import Folds
+from .quantizing import CLIP_STEP, Folds
 
+CLIPS = (0, 1, 2, 3, 4, 6, 8)  # in steps of CLIP_STEP
 CANDIDATES = 20  # exponents from 0 up to, not including, 1
+_AT_ONCE = 1 << 22  # elements whose clips are searched together
 ROWS = 1024  # outputs of a linear, evenly spread, on which the error is measured
 TOKENS = 512  # sampled over all prompts, for the error; averages are over all tokens
 
 
 @dataclass
 class Found:
-    """What a search gives: factors by weight name, and summed squared output errors of plain and of scaled rounding."""
+    """What a search gives, as `Folds` has it, and summed squared output errors of plain rounding and with the folds."""
 
     columns: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
+    clips: dict[str, Tensor] = field(default_factory=dict)
     plain_error: float = 0.0
-    scaled_error: float = 0.0
+    error: float = 0.0
 
     @property
     def folds(self) -> Folds:
-        return Folds(self.columns, self.rows, self.norms)
+        return Folds(self.columns, self.rows, self.norms, self.clips)
 
 
 @torch.inference_mode()
@@ -134,10 +139,13 @@ class _Layer:
         gate_up = {f"{path}.mlp.{n}_proj.weight": getattr(mlp, f"{n}_proj") for n in ("gate", "up")}
         norm = self._layer.post_attention_layernorm.weight
         self._into_norm("gate_up", gate_up, f"{path}.post_attention_layernorm.weight", norm)
+        output, down = f"{path}.self_attn.o_proj.weight", f"{path}.mlp.down_proj.weight"
         scale = self._best("o", [attention.o_proj], self._share_heads)
-        self._into_rows(f"{path}.self_attn.o_proj.weight", f"{path}.self_attn.v_proj.weight", scale, self._one_a_head)
+        self._found.rows[f"{path}.self_attn.v_proj.weight"] = (1 / self._one_a_head(scale)).cpu()
+        self._settle("o", {output: attention.o_proj}, scale)
         scale = self._best("down", [mlp.down_proj], lambda s: s)
-        self._into_rows(f"{path}.mlp.down_proj.weight", f"{path}.mlp.up_proj.weight", scale, lambda s: s)
+        self._found.rows[f"{path}.mlp.up_proj.weight"] = (1 / scale).cpu()
+        self._settle("down", {down: mlp.down_proj}, scale)
 
     def _into_norm(self, kind: str, linears: dict[str, Linear], name: str, norm: Tensor) -> None:
         scale = self._best(kind, list(linears.values()), lambda s: s)
@@ -145,12 +153,19 @@ class _Layer:
         divided = (norm.float() / scale).to(norm.dtype).float()
         exact = torch.where((norm == 0) | (divided == 0), torch.ones_like(scale), norm.float() / divided)
         self._found.norms[name] = (1 / exact).cpu()
-        for weight in linears:
-            self._found.columns[weight] = exact.cpu()
+        self._settle(kind, linears, exact)
 
-    def _into_rows(self, columns: str, rows: str, scale: Tensor, narrow: Callable[[Tensor], Tensor]) -> None:
-        self._found.columns[columns] = scale.cpu()
-        self._found.rows[rows] = (1 / narrow(scale)).cpu()
+    def _settle(self, kind: str, linears: dict[str, Linear], scale: Tensor) -> None:
+        """Keep a scale for the columns of linears, find their clips, and add up what error is left."""
+        sample = self._seen[kind].sample
+        for name, linear in linears.items():
+            weight, clip = linear.weight.detach(), None
+            self._found.columns[name] = scale.cpu()
+            if not name.endswith(("q_proj.weight", "k_proj.weight")):
+                clip = _best_clips(weight, scale, sample / scale, self._group)
+                self._found.clips[name] = clip.cpu()
+            some = None if clip is None else 1 - CLIP_STEP * _some_rows(clip).float()
+            self._found.error += self._error(_some_rows(weight).float(), scale, sample, some)
 
     def _share_heads(self, magnitude: Tensor) -> Tensor:
         """Average over the heads that read one key-value head, so that its rows of v can take the factor."""
@@ -177,12 +192,34 @@ class _Layer:
             if error < least:
                 best, least = scale, error
         self._found.plain_error += plain
-        self._found.scaled_error += least
         return best
 
-    def _error(self, weight: Tensor, scale: Tensor, sample: Tensor) -> float:
-        difference = rounded(weight * scale, self._group) / scale - weight
+    def _error(self, weight: Tensor, scale: Tensor, sample: Tensor, clip: Tensor | None = None) -> float:
+        difference = rounded(weight * scale, self._group, clip) / scale - weight
         return float((sample @ difference.t()).square().sum())
+
+
+def _best_clips(weight: Tensor, scale: Tensor, sample: Tensor, group: int) -> Tensor:
+    """Return the step of CLIPS with the least error for each group of a weight [out, in], uint8 [out, groups].
+
+    sample: inputs [n, in] of the scaled weight. A group's error is that of its own part of the outputs.
+    """
+    inputs = sample.view(sample.shape[0], -1, group).transpose(0, 1)  # [groups, n, g]
+    moments = inputs.transpose(1, 2) @ inputs  # [groups, g, g]
+    out = torch.zeros(weight.shape[0], inputs.shape[0], dtype=torch.uint8, device=weight.device)
+    rows = max(1, _AT_ONCE // weight.shape[1])
+    for start in range(0, weight.shape[0], rows):
+        part = weight[start : start + rows].float() * scale
+        least: Tensor | None = None
+        for step in CLIPS:
+            clip = torch.full((part.shape[0], inputs.shape[0]), 1 - CLIP_STEP * step, device=part.device)
+            missed = (rounded(part, group, clip) - part).view(part.shape[0], -1, group).transpose(0, 1)
+            error = ((missed @ moments) * missed).sum(-1).t()  # [rows, groups]
+            least = error if least is None else least
+            better = error < least
+            out[start : start + rows][better] = step
+            least = torch.where(better, error, least)
+    return out
 
 
 def _some_rows(weight: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one weight's tenso
 _STATE_BYTES = 256  # of NF4's JSON, padded with spaces, so that sizes are known before a weight is read
 _LINEAR = re.compile(r"llm\.model\.layers\.\d+\.(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj\.weight")
 _HEAD = "llm.lm_head.weight"
+CLIP_STEP = 0.05
 _UNTOUCHED = ["vpm", "resampler", "lm_head"]
 
 
@@ -38,7 +39,7 @@ class Recipe:
 
     takes: Callable[[str, tuple[int, ...]], bool]
     layout: Callable[[tuple[int, ...]], Layout]
-    quantize: Callable[[Tensor], dict[str, Tensor]]
+    quantize: Callable[[Tensor, Tensor | None], dict[str, Tensor]]  # of a weight and its clip, which awq heeds
     config: dict[str, Any]
 
 
@@ -47,11 +48,18 @@ class Folds:
     """What weights are multiplied by before they are rounded; the products of a folded model stay what they were.
 
     columns: by weight name, a factor for each input; rows: for each output, biases included; norms: by weight name.
+    clips: by weight name, uint8 [out, groups], how far extremes are pulled in, in steps of CLIP_STEP.
     """
 
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     norms: Mapping[str, Tensor] = field(default_factory=dict)
+    clips: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def clip(self, name: str, device: torch.device) -> Tensor | None:
+        """Return what the extremes of a weight's groups are multiplied by, float32 [out, groups], if anything."""
+        steps = self.clips.get(name)
+        return None if steps is None else 1 - CLIP_STEP * steps.to(device).float()
 
     def apply(self, name: str, value: Tensor) -> Tensor:
         """Return a tensor of the checkpoint, float32 where it was folded."""
@@ -75,7 +83,7 @@ def recipe(format: str, catalogue: Catalogue, group_size: int = 128) -> Recipe:
         return Recipe(
             lambda name, shape: bool(_LINEAR.fullmatch(name)) or name == _HEAD,
             lambda shape: {"weight": (torch.int8, shape), "weight_scale": (torch.float32, shape[:1])},
-            int8.quantize,
+            lambda weight, clip: int8.quantize(weight),
             config,
         )
     if format == "awq":
@@ -111,7 +119,7 @@ def _nf4_recipe(catalogue: Catalogue) -> Recipe:
     }
     stored = getattr(torch, catalogue.config.torch_dtype)
 
-    def quantize(weight: Tensor) -> dict[str, Tensor]:
+    def quantize(weight: Tensor, clip: Tensor | None) -> dict[str, Tensor]:
         # The state names the dtype that dequantised values have: the checkpoint's, also after a fold in float32.
         out = nf4.quantize(weight, dtype=stored)
         state = out["weight.quant_state.bitsandbytes__nf4"]
@@ -146,9 +154,11 @@ def _awq_recipe(catalogue: Catalogue, group_size: int) -> Recipe:
         "zero_point": True,
         "modules_to_not_convert": _UNTOUCHED[:2],
     }
-    return Recipe(
-        lambda name, shape: bool(_LINEAR.fullmatch(name)), layout, lambda w: awq.quantize(w, group_size), config
-    )
+
+    def quantize(weight: Tensor, clip: Tensor | None) -> dict[str, Tensor]:
+        return awq.quantize(weight, group_size, clip)
+
+    return Recipe(lambda name, shape: bool(_LINEAR.fullmatch(name)), layout, quantize, config)
 
 
 class _LastWeight:
@@ -197,7 +207,7 @@ def writables(
             def make(name: str = name, stored: Stored = stored) -> dict[str, Tensor]:
                 folded = folds.apply(name, stored.read().to(place))
                 note(name)
-                return {part: value.cpu() for part, value in how.quantize(folded).items()}
+                return {part: value.cpu() for part, value in how.quantize(folded, folds.clip(name, place)).items()}
 
             for part, (dtype, shape) in how.layout(stored.shape).items():
 

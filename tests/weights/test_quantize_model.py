@@ -133,10 +133,10 @@ class TestActivationAware:
         model = cpmv.load(plain, dtype="float32")
         prompts = [model.processor(one) for one in drawn_conversations()]
         found = search(model.network, prompts, 128)
-        assert found.scaled_error < 0.95 * found.plain_error
+        assert found.error < 0.7 * found.plain_error
         reference = [model.network.logits(prompt) for prompt in prompts]
         errors = {}
-        for name, folds in (("plain", Folds()), ("scaled", found.folds)):
+        for name, folds in (("plain", Folds()), ("searched", found.folds)):
             catalogue = open_catalogue(resolve(plain))
             write_quantized(catalogue, tmp_path / name, recipe("awq", catalogue), folds)
             loaded = cpmv.load(tmp_path / name, dtype="float32")
@@ -144,7 +144,7 @@ class TestActivationAware:
                 float((loaded.network.logits(prompt) - logits).square().sum())
                 for prompt, logits in zip(prompts, reference, strict=True)
             )
-        assert errors["scaled"] < errors["plain"]
+        assert errors["searched"] < 0.7 * errors["plain"]  # measured: 0.57
 
     def test_folds_change_nothing_before_rounding(self, source: cpmv.Model, prompt: Any) -> None:
         prompts = [source.processor([{"role": "user", "content": "What is this? 这是什么？"}]), prompt]
@@ -157,10 +157,13 @@ class TestActivationAware:
         reference = source.network.logits(prompt)
         assert error(folded, reference, prompt) < 1e-4
 
-    def test_rounded_is_what_a_file_gives_back(self) -> None:
+    @pytest.mark.parametrize("clipped", [False, True])
+    def test_rounded_is_what_a_file_gives_back(self, clipped: bool) -> None:
         weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(1))
-        layer = awq.AWQLinear(awq.quantize(weight, 128))
-        assert (awq.rounded(weight, 128) - layer.dequantize(torch.float32)).abs().max() < 2e-3
+        clip = torch.full((16, 2), 0.7) if clipped else None
+        layer = awq.AWQLinear(awq.quantize(weight, 128, clip))
+        assert (awq.rounded(weight, 128, clip) - layer.dequantize(torch.float32)).abs().max() < 2e-3
+        assert (layer.scales.float().max() < 0.35) == clipped
 
     def test_the_users_own_prompts(self, tmp_path: Path, source: cpmv.Model) -> None:
         texts = tmp_path / "texts.txt"
