@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cpmv")
 
+MAX_TOKENIZED_CHARS = 4_000_000  # of /tokenize; no context is longer
+
 
 class Service:
     """One served model: engines, decoders, and the routes over them. `start`, then serve, then `stop`."""
@@ -69,7 +71,7 @@ class Service:
         self.prompts = Prompts(
             settings, Processor(config, tokenizer), self.decoders, fetcher, max_prompt_tokens=self.max_model_len - 1
         )
-        grammars = Grammars(tokenizer, config.language.vocab_size)
+        self.grammars = Grammars(tokenizer, config.language.vocab_size)
         self.metrics = Metrics(
             settings.served_names[0],
             self.worker.stats,
@@ -77,7 +79,14 @@ class Service:
             lambda: self.decoders.num_waiting,
         )
         self.chat = Chat(
-            settings, self.worker, self.prompts, grammars, tokenizer, self.admission, self.metrics, self.max_model_len
+            settings,
+            self.worker,
+            self.prompts,
+            self.grammars,
+            tokenizer,
+            self.admission,
+            self.metrics,
+            self.max_model_len,
         )
         self.created = int(time.time())
         self.is_ready = False
@@ -85,6 +94,7 @@ class Service:
     async def start(self) -> None:
         self.worker.start()
         await self.decoders.start()
+        await asyncio.to_thread(self.grammars.prepare)
         self.is_ready = True
 
     def drain(self) -> None:
@@ -137,6 +147,8 @@ class Service:
                 raise bad_request("give either prompt or messages", "prompt")
             with self.admission.enter(client_of(http, None)):
                 if isinstance(request.prompt, str):
+                    if len(request.prompt) > MAX_TOKENIZED_CHARS:
+                        raise bad_request(f"the prompt has more than {MAX_TOKENIZED_CHARS} characters", "prompt")
                     ids = await while_connected(http, asyncio.to_thread(self.tokenizer.encode, request.prompt))
                 else:
                     assert isinstance(request.messages, list)

@@ -12,6 +12,8 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import urljoin
 
 import h11
@@ -22,6 +24,8 @@ from .errors import ApiError, bad_request
 MAX_REDIRECTS = 3
 MAX_HEAD_BYTES = 64 << 10
 CHUNK_BYTES = 64 << 10
+
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -150,9 +154,10 @@ def _request(connection: h11.Connection, target: Target) -> bytes:
 
 async def resolve_with_system(host: str, port: int) -> list[str]:
     """All addresses of a host, in the system's order of preference."""
-    loop = asyncio.get_running_loop()
+    # Threads of its own: a resolver that hangs must not use up those that prepare prompts.
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
     except (socket.gaierror, UnicodeError):
         raise bad_request(f"the media host {host!r} cannot be resolved") from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -61,7 +61,12 @@ class Job(msgspec.Struct):
 
     @property
     def num_text_bytes(self) -> int:
-        return sum(len(part.encode()) for turn in self.turns for part in turn.parts if isinstance(part, str))
+        """Bytes of everything written that goes into the prompt: words, reasoning, tools and calls."""
+        texts = [part for turn in self.turns for part in turn.parts if isinstance(part, str)]
+        texts += [turn.reasoning or "" for turn in self.turns]
+        objects = [self.tools, *(turn.tool_calls for turn in self.turns)]
+        texts += [json.dumps(one, ensure_ascii=False) for one in objects if one]
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def pack(job: Job) -> bytes:

@@ -2,7 +2,7 @@
 
 `Grammars` compiles a form for the checkpoint's tokenizer and gives a `GrammarConstraint`, which the engine asks before
 each token. A constraint waits until thinking has ended. A JSON answer that would not end within its tokens is brought
-to a valid end: when the room left nears what closing everything takes, the shortest way out is chosen.
+to a valid end (`closing`) when the room left nears what closing everything takes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import MessageError
 from ..inputs.text import Tokenizer
+from .closing import JsonState, WayOut, token_mask
 
 log = logging.getLogger("cpmv")
 
@@ -41,13 +42,6 @@ _FORMATS = {
 }
 END_OF_THINKING = "</think>"
 _RESERVE = 48  # tokens beyond the shortest ending that a JSON answer keeps free, or a quarter of its length if more
-
-_QUOTE = 0x22
-# Outside strings: what closes, what goes on, how a value may begin, shortest first; 1 before 0, since -0.0 may be none.
-_STRUCTURE = b'}]:,n10"tf23456789-[{'
-_LETTERS = b"a0A-@.:T/Z n_+"  # inside strings: what patterns and formats are made of
-_MAX_DETOUR = 40  # characters that a pattern may ask for before its string can close
-_MAX_PATHS = 24  # ways followed at once in looking for them
 
 
 class Form:
@@ -175,6 +169,10 @@ class Grammars:
                 self._compiled = LLTokenizer(wrapper, n_vocab=self.vocab_size, eos_token=self.terminators)
             return self._compiled
 
+    def prepare(self) -> None:
+        """Do now what the first form would have to wait for."""
+        assert self.compiled.vocab_size == self.vocab_size
+
     def encode(self, text: str) -> list[int]:
         """Ids of text as a model would write it: `<tool_call>` is one token, `<|im_end|>` is characters."""
         ids: list[int] = []
@@ -219,7 +217,7 @@ class GrammarConstraint:
         self._grammars, self._matcher, self._is_json = grammars, matcher, is_json
         self._left = max_new_tokens
         self._total = max_new_tokens
-        self._json = JsonState()
+        self._json, self._way_out = JsonState(), WayOut(grammars)
         self._next_check = max_new_tokens  # tokens left at which the way to the end is measured again
         self._forced: deque[int] = deque()
         self._is_closing = False
@@ -243,12 +241,12 @@ class GrammarConstraint:
                 self._forced.extend(self._ending)
             elif must_end:
                 self._is_closing = True
-                self._forced.extend(_closing_tokens(self._matcher, self._json, self._grammars))
+                self._forced.extend(self._way_out.next_tokens(self._matcher, self._json))
         if self._forced:
             return self._only(self._forced[0])
         if self._matcher.is_error():
             return torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
-        return torch.from_numpy(_mask(self._matcher, self._grammars).view(np.bool_))
+        return torch.from_numpy(token_mask(self._matcher, self._grammars.vocab_size).view(np.bool_))
 
     def accept(self, token_id: int) -> None:
         """Take the token that was chosen."""
@@ -272,7 +270,7 @@ class GrammarConstraint:
             self._forced.extend(self._grammars.encode("\n\n"[len(written) :]))
         if not self._forced or written == "\n\n":
             self._forced.clear()
-            self._tail = None
+            self._tail, self._ending = None, []
 
     def _must_end(self) -> bool:
         """Whether the room left is only what an ending takes, and a reserve for what the next tokens may open.
@@ -283,24 +281,10 @@ class GrammarConstraint:
             return False
         if self._is_closing:
             return True
-        over = self._left - self._shortest() - max(_RESERVE, self._total // 4)
-        if self._tail is not None:
-            over -= len(self._ending)
+        length = self._way_out.length(self._matcher, self._json, self._left)
+        over = self._left - length - len(self._ending) - max(_RESERVE, self._total // 4)
         self._next_check = self._left - max(1, over // 2)
         return over <= 0
-
-    def _shortest(self) -> int:
-        """Tokens that a short ending takes, its terminator included."""
-        matcher, state = self._matcher.deep_copy(), self._json.copy()
-        count = 1
-        while count < self._total:
-            tokens = _closing_tokens(matcher, state, self._grammars)
-            if not tokens or tokens[0] in self._grammars.terminators:
-                break
-            count += matcher.try_consume_tokens(tokens) or self._total
-            for token in tokens:
-                state.take(self._grammars.tokenizer.token_bytes(token))
-        return count
 
     def _only(self, token_id: int) -> Tensor:
         mask = torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
@@ -312,72 +296,6 @@ class GrammarConstraint:
         mask[self._grammars.terminators] = False
         mask[self._grammars.tokenizer.vocab_size :] = False
         return mask
-
-
-class JsonState:
-    """Whether the JSON written so far ends inside a string."""
-
-    def __init__(self, in_string: bool = False, escaped: bool = False) -> None:
-        self.in_string, self.escaped = in_string, escaped
-
-    def copy(self) -> JsonState:
-        return JsonState(self.in_string, self.escaped)
-
-    def take(self, data: bytes) -> None:
-        for byte in data:
-            if self.escaped:
-                self.escaped = False
-            elif byte == 0x5C and self.in_string:
-                self.escaped = True
-            elif byte == 0x22:
-                self.in_string = not self.in_string
-
-
-def _closing_tokens(matcher: LLMatcher, state: JsonState, grammars: Grammars) -> list[int]:
-    """The next tokens of a short way to the end: what is forced, else what closes or asks for least."""
-    bits = _mask(matcher, grammars)
-    for token in grammars.terminators:
-        if bits[token]:
-            return [token]
-    forced = matcher.compute_ff_tokens()
-    if forced:
-        return list(forced)
-    if state.in_string:
-        return _out_of_string(matcher, grammars) or [int(np.flatnonzero(bits)[0])]
-    for byte in _STRUCTURE:
-        token = grammars.byte_tokens.get(byte, -1)
-        if token >= 0 and bits[token]:
-            return [token]
-    return [int(token) for token in np.flatnonzero(bits)[:1]]
-
-
-def _out_of_string(matcher: LLMatcher, grammars: Grammars) -> list[int]:
-    """Find few characters after which the string may close, level by level; states are told apart by their masks."""
-    quote = grammars.byte_tokens[_QUOTE]
-    paths: list[tuple[LLMatcher, list[int]]] = [(matcher, [])]
-    first: list[int] = []
-    for _ in range(_MAX_DETOUR):
-        level: dict[bytes, tuple[LLMatcher, list[int]]] = {}
-        for at, taken in paths:
-            bits = _mask(at, grammars)
-            if bits[quote]:
-                return [*taken, quote]
-            for byte in _LETTERS:
-                token = grammars.byte_tokens.get(byte, -1)
-                if token >= 0 and bits[token] and len(level) < _MAX_PATHS:
-                    after = at.deep_copy()
-                    if after.consume_token(token):
-                        level.setdefault(after.compute_bitmask(), (after, [*taken, token]))
-        if not level:
-            return first
-        paths = list(level.values())
-        first = first or paths[0][1]
-    return first  # a long way, as with a large minLength: one step at a time
-
-
-def _mask(matcher: LLMatcher, grammars: Grammars) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    return np.unpackbits(bits, count=grammars.vocab_size, bitorder="little")
 
 
 def _one_line(error: object) -> str:

@@ -36,6 +36,8 @@ HARD = [
      "email"}, "p": {"type": "string", "pattern": "^[A-Z]{3}-\\d{4}$"}, "k": {"enum": ['a"b', "}{", None, 3]}},
      "required": ["d", "e", "p", "k"], "additionalProperties": False},
     {"type": "object"},
+    {"type": "object", "properties": {"long": {"type": "string", "minLength": 60}, "u": {"type": "string", "format":
+     "uuid"}}, "required": ["long", "u"], "additionalProperties": False},
 ]  # fmt: skip
 
 
@@ -145,6 +147,19 @@ def test_broken_forms_are_refused_in_one_line(grammars: Grammars, make) -> None:
     with pytest.raises(MessageError) as refusal:
         grammars.constraint(make(), thinking=False, max_new_tokens=10)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 50_000},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 100_000},
+        {"type": "string", "pattern": "^([a-z]{3}[0-9]{2}){200}$"},
+    ],
+)
+def test_forms_that_cannot_end_in_time_are_cut_off(grammars: Grammars, schema: dict) -> None:
+    constraint = grammars.constraint(json_schema(schema), thinking=False, max_new_tokens=120)
+    assert walk(constraint, grammars, 120, random.Random(4))[1] is False
 
 
 def test_a_schema_is_bounded_in_size() -> None:
