@@ -30,6 +30,7 @@ FACES = {
         "/usr/share/fonts/opentype/noto/NotoSansCJK-Bold.ttc",
     ),
 }
+HAN_INDEX = 2  # of the simplified Chinese face in its collection
 SENTENCES = """The library opens at nine and closes at eight. Please return books to the desk near the door.
 The train to the coast leaves from platform four. Our garden has apples, pears and a small pond.
 Rain is likely in the north on Friday. The museum shows maps of the old town until June.
@@ -82,7 +83,7 @@ class Drawer:
         self.left, self.right, self.y = MARGIN, SIZE[0] - MARGIN, MARGIN
 
     def font(self, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-        return ImageFont.truetype(self.face[bold], size)
+        return ImageFont.truetype(self.face[bold], size, index=HAN_INDEX if self.han else 0)
 
     def line(self, text: str, size: int, *, bold: bool = False, left: int | None = None) -> None:
         self.draw.text((self.left if left is None else left, self.y), text, font=self.font(size, bold), fill="#111")
