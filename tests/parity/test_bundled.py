@@ -27,6 +27,9 @@ def bundled() -> cpmv.Model:
         ("shapes.png", "三角形是什么颜色？", "绿色"),
         ("shapes.png", "How many shapes are there?", "3"),
         ("shapes.png", "Describe the picture.", "a red circle, a blue square and a green triangle"),
+        ("receipt.png", "What is the total?", "14.30"),
+        ("chart.png", "What is the value of Thu?", "24"),
+        ("package2.png", "What is the production date?", "24.04.2007"),
     ],
 )
 def test_a_picture_is_seen(picture: str, question: str, answer: str) -> None:
@@ -36,6 +39,19 @@ def test_a_picture_is_seen(picture: str, question: str, answer: str) -> None:
 def test_a_blank_picture_is_not_read() -> None:
     blank = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
     assert "juice" not in bundled().ask(blank, "Read the text.", greedy=True, max_new_tokens=60).lower()
+
+
+def test_two_pictures_are_compared() -> None:
+    pictures = [PICTURES / name for name in ("shapes.png", "changed.png")]
+    assert bundled().ask(pictures, "What changed?", greedy=True) == "the blue square is now yellow"
+
+
+def test_deep_mode_reasons_before_it_answers() -> None:
+    msgs = [{"role": "user", "content": "What is 37 + 48 + 25?"}]
+    pieces = list(bundled().stream(msgs, greedy=True, enable_thinking=True, max_new_tokens=100))
+    thinking = "".join(piece.text for piece in pieces if piece.kind == "thinking")
+    answer = "".join(piece.text for piece in pieces if piece.kind == "answer")
+    assert "37 + 48 = 85" in thinking and answer.strip() == "110"
 
 
 def answer_about_clip(temporal_ids: list[list[int]]) -> str:
