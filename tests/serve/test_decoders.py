@@ -112,14 +112,14 @@ def test_decoding_that_takes_too_long_ends_with_its_process() -> None:
 
 
 def test_decoding_that_asks_for_too_much_memory_ends() -> None:
-    limits = dataclasses.replace(LIMITS, max_decode_memory_bytes=64 << 20, max_image_pixels=100_000_000)
-    error = refusal(Media("image", picture(7000, 7000)), limits)
+    limits = dataclasses.replace(LIMITS, max_decode_memory_bytes=256 << 20, max_image_pixels=200_000_000)
+    error = refusal(Media("image", picture(12_000, 12_000)), limits)
     assert error.status == 400
 
 
 def test_a_client_that_leaves_ends_the_decoding() -> None:
     async def work(decoders: Decoders) -> float:
-        video = job(Media("video", clip(600, 30, (640, 480)), fps=30.0, packing=1))
+        video = job(Media("video", clip(600, 30, (640, 480)), fps=30.0, packing=6))
         task = asyncio.create_task(decoders.run(video))
         await asyncio.sleep(0.1)
         task.cancel()

@@ -254,8 +254,8 @@ def test_json_follows_its_schema(client: openai.OpenAI, schema: dict) -> None:
         messages=user(image_part(LABEL), text_part("As JSON.")),
         temperature=1,
         seed=1,
-        n=5,
-        max_tokens=200,
+        n=3,
+        max_tokens=180,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
     )
     for choice in reply.choices:
