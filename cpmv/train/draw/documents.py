@@ -1,8 +1,8 @@
 """Composed documents: the one entry that draws a document of any kind from a random generator.
 
-A kind (page, receipt, label, table, form, chart) is a module with a table `TASKS` from task name to a function
-(maker, rng, width, height) -> Document and a table `WEIGHTS` of how often each is asked. The same generator state always
-gives the same document. A layout that does not fit its sheet raises `Unfit`; the maker draws again, a little smaller.
+A kind (page, receipt, clip, ...) is a module with a table `TASKS` from task name to a function
+(maker, rng, width, height) -> Document and a table `WEIGHTS` of how often each is asked. The same generator state
+always gives the same document. A layout that does not fit its sheet raises `Unfit`; the maker then draws again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import charts, forms, pages, product_labels, receipts, tables
+from . import (
+    charts,
+    corrupted,
+    events,
+    forms,
+    pages,
+    product_labels,
+    receipts,
+    scenes,
+    several,
+    tables,
+    textonly,
+    think,
+)
 from .canvas import Canvas, Typefaces, Unfit, limits_of
 from .content import content_of
 from .document import Document, Metrics
@@ -38,6 +51,14 @@ KINDS: dict[str, Kind] = {
     "table": Kind(tables.TASKS, tables.WEIGHTS),
     "form": Kind(forms.TASKS, forms.WEIGHTS),
     "chart": Kind(charts.TASKS, charts.WEIGHTS),
+    "scene": Kind(scenes.TASKS, scenes.WEIGHTS),
+    "several": Kind(several.TASKS, several.WEIGHTS),
+    "corrupted": Kind(corrupted.TASKS, corrupted.WEIGHTS),
+    "clip": Kind(events.TASKS, events.WEIGHTS),
+    "think": Kind(think.TASKS, think.WEIGHTS),
+    "think_clip": Kind(events.THINK_TASKS, events.THINK_WEIGHTS),
+    "text": Kind(textonly.TASKS, textonly.WEIGHTS),
+    "think_text": Kind(think.TEXT_TASKS, think.TEXT_WEIGHTS),
 }
 WEIGHTS: dict[str, float] = {"page": 3.0, "receipt": 1.2, "label": 1.2, "table": 1.2, "form": 1.0, "chart": 1.8}
 
