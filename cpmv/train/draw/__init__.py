@@ -1,6 +1,7 @@
 """Synthetic pictures, clips and conversations, drawn on the device, each with its exact answer.
 
-`sample.Drawer` is the entry for training; `atlas` builds the glyph atlas it reads. Evaluation draws with Pillow instead,
+`sample.Drawer` is the entry for training; `atlas` builds the glyph atlas it reads. Evaluation draws with Pillow
+instead,
 in `cpmv/evals/draw`. Names are imported on first use.
 """
 

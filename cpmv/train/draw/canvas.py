@@ -1,6 +1,8 @@
-"""A sheet under construction: typefaces with their widths, a colour scheme, and a canvas that refuses what cannot stand.
+"""A sheet under construction: typefaces with their widths, a colour scheme, and a canvas that refuses what cannot
+stand.
 
-A layout writes lines and marks where it wants them. `Canvas` raises `Unfit` as soon as text would leave the sheet, touch
+A layout writes lines and marks where it wants them. `Canvas` raises `Unfit` as soon as text would leave the sheet,
+touch
 other text, need a glyph that its face lacks or exceed the sheet's budget; the maker (`documents.py`) then tries again
 with less. So every document that comes out is readable by construction.
 """

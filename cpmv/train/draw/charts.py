@@ -158,9 +158,12 @@ def compose(maker: Maker, rng: np.random.Generator, width: int, height: int, tas
     ending = "%" if sort == "pie" and canvas.chance(0.8) else ""
     plot = Plot(title, labels, values, colours, names, step, num_ticks, printed=printed, axis=axis, legend=legend,
                 ending=ending)  # fmt: skip
-    {"bar": draw_bars, "across": draw_bars, "line": draw_line, "pie": draw_pie}[sort](
-        canvas, plot, **({"across": sort == "across"} if sort in ("bar", "across") else {})
-    )
+    if sort == "line":
+        draw_line(canvas, plot)
+    elif sort == "pie":
+        draw_pie(canvas, plot)
+    else:
+        draw_bars(canvas, plot, across=sort == "across")
     return canvas, Chart(sort, plot)
 
 

@@ -18,20 +18,26 @@ ENGLISH, CHINESE = 0, 1
 
 _FIRST = """Ann Ben Carl Dora Emma Finn Grace Hugo Ida Jack Kate Leo Mary Nina Otto Paul Rosa Sam Tina Uma Vera Will Zoe
 Adam Bella Clara David Eva Frank Greta Henry Iris James Karl Lucy Max Nora Oscar Peter Ruth Simon Tom Victor Walter
-Alice Boris Cora Diana Elena Felix Gina Harry Ivan Julia Kevin Laura Mark Noah Olga Pia Ralph Sara Theo Ursula""".split()
+Alice Boris Cora Diana Elena Felix Gina Harry Ivan Julia Kevin Laura Mark Noah Olga Pia Ralph Sara Theo
+Ursula""".split()
 _LAST = """Adams Baker Clark Davis Evans Fisher Green Hall Irving Jones King Lewis Moore Nolan Owens Parker Quinn Reed
-Smith Taylor Turner Vance Walker Young Weber Schmidt Koch Meyer Wolf Klein Braun Lopez Garcia Ruiz Vega Rossi Silva Costa
+Smith Taylor Turner Vance Walker Young Weber Schmidt Koch Meyer Wolf Klein Braun Lopez Garcia Ruiz Vega Rossi Silva
+Costa
 Novak Larsen Jensen Berg Lund Dubois Martin Petit Brown White Black Stone Woods Hill Lake Rivers Field""".split()
 _CITIES = """Rome Paris London Berlin Madrid Lisbon Oslo Vienna Prague Dublin Athens Cairo Tokyo Delhi Lima Quito Boston
 Dallas Denver Miami Seattle Austin Hamburg Munich Cologne Milan Turin Naples Lyon Nice Porto Sofia Riga Tallinn Bern
 Zurich Geneva Ghent Bruges Leeds York Bath Oxford Perth Sydney Kyoto Osaka Seoul""".split()
-_GOODS = """Bread Milk Butter Cheese Eggs Rice Pasta Apples Pears Grapes Lemons Onions Carrots Tea Coffee Juice Water Soap
-Towel Candle Pencil Paper Notebook Stamps Gloves Socks Scarf Shirt Belt Lamp Battery Cable Mug Plate Spoon Honey Jam Salt
+_GOODS = """Bread Milk Butter Cheese Eggs Rice Pasta Apples Pears Grapes Lemons Onions Carrots Tea Coffee Juice Water
+Soap
+Towel Candle Pencil Paper Notebook Stamps Gloves Socks Scarf Shirt Belt Lamp Battery Cable Mug Plate Spoon Honey Jam
+Salt
 Sugar Flour Yogurt Cookies Nuts Olives Tomato Pepper Garlic Salad Soup Pizza Sandwich Muffin Bagel Cake Ham Tuna
 Shampoo Brush Tape Glue Nails Paint Broom Bucket Umbrella Ticket Poster Postcard Magnet Toy Ball Puzzle""".split()
-_SHOP_WORDS = """Market Store Shop Corner Bakery Cafe Books Garden Foods Pharmacy Kiosk Deli Hardware Express Plaza Center
+_SHOP_WORDS = """Market Store Shop Corner Bakery Cafe Books Garden Foods Pharmacy Kiosk Deli Hardware Express Plaza
+Center
 Trading House Supply Outlet""".split()
-_PRODUCTS = """Oat Bar|Green Tea|Sea Salt|Corn Flakes|Hand Cream|Olive Oil|Apple Juice|Dark Chocolate|Peanut Butter|Tomato
+_PRODUCTS = """Oat Bar|Green Tea|Sea Salt|Corn Flakes|Hand Cream|Olive Oil|Apple Juice|Dark Chocolate|Peanut
+Butter|Tomato
 Sauce|Fish Oil|Cough Syrup|Vitamin C|Face Mask|Dish Soap|Whole Milk|Black Beans|Baby Wipes|Rice Cakes|Fruit Tea|Mineral
 Water|Wheat Flour|Soy Sauce|Lip Balm|Eye Drops|Cream Cheese|Potato Chips|Mixed Nuts|Hair Gel|Pain Relief""".replace(
     "\n", " "
@@ -56,8 +62,10 @@ _ZH_GIVEN = (
 _ZH_CITIES = (
     "北京 上海 广州 成都 西安 南京 长沙 天津 香港 台北 海口 南昌 大连 青岛 昆明 太原 武汉 重庆 苏州 杭州".split()
 )
-_ZH_GOODS = """面包 茶叶 大米 水果 鲜鱼 牛肉 白菜 西红柿 黄油 点心 红茶 绿茶 香油 面粉 豆油 饮料 毛巾 书包 衣服 花瓶 图书
-台历 地图 明信片 门票 雨衣 电池 香皂 手表 画册 光盘 本子 木板 布料 玉米 花生 香肉 海带 青菜 冷饮 早饭 午饭 晚饭""".split()
+_ZH_GOODS = """面包 茶叶 大米 水果 鲜鱼 牛肉 白菜 西红柿 黄油 点心 红茶 绿茶 香油 面粉 豆油 饮料 毛巾 书包 衣服 花瓶
+图书
+台历 地图 明信片 门票 雨衣 电池 香皂 手表 画册 光盘 本子 木板 布料 玉米 花生 香肉 海带 青菜 冷饮 早饭 午饭
+晚饭""".split()
 _ZH_SHOPS = "商店 书店 市场 超市 饭店 花店 药店 商行 百货 便利店".split()
 _ZH_PRODUCTS = (
     "绿茶 红茶 面粉 大米 花生油 牛肉干 水果茶 维生素 感冒灵 洗手液 鱼油 香米 豆油 纯水 早餐面包 护手液".split()

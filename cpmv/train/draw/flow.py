@@ -38,7 +38,8 @@ class Block:
 
 @dataclass(slots=True)
 class Flow:
-    """A column from `top` to `bottom` between `left` and `right`, px. pitch: line distance in em; gap: between blocks, em.
+    """A column from `top` to `bottom` between `left` and `right`, px. pitch: line distance in em; gap: between blocks,
+    em.
 
     framed: index of the block that gets a frame around it, -1 for none.
     """

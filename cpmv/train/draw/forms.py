@@ -25,9 +25,11 @@ _FIELDS: tuple[tuple[str, str, str], ...] = (
     ("Name", "姓名", "person"), ("First name", "名字", "first"), ("Last name", "姓", "last"), ("City", "城市", "city"),
     ("Street", "街道", "street"), ("Address", "地址", "street"), ("Phone", "电话", "phone"), ("Job", "职业", "job"),
     ("Date", "日期", "date"), ("Date of birth", "出生日期", "date"), ("Age", "年纪", "age"), ("Room", "房间", "number"),
-    ("Company", "公司", "shop"), ("Item", "商品", "product"), ("Order No.", "单号", "code"), ("Amount", "金额", "number"),
+    ("Company", "公司", "shop"), ("Item", "商品", "product"), ("Order No.", "单号", "code"), ("Amount", "金额",
+    "number"),
     ("Start", "开始", "time"), ("Arrival", "到达", "date"), ("Reason", "原因", "word"), ("Class", "班级", "number"),
-    ("Zip", "区号", "number"), ("Contact", "联系人", "person"), ("Country", "国家", "word"), ("Member No.", "会员号", "code"),
+    ("Zip", "区号", "number"), ("Contact", "联系人", "person"), ("Country", "国家", "word"), ("Member No.", "会员号",
+    "code"),
 )  # fmt: skip
 _GROUPS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("Plan", "方案", ("Basic", "Plus", "Pro", "Free", "Max"), ("基本", "标准", "高级")),
@@ -73,7 +75,8 @@ class Form:
 
 def _value(content: Content, rng: np.random.Generator, sort: str, language: int) -> str:
     made: dict[str, Callable[[], str]] = {
-        "person": lambda: content.person(rng, language, full=True), "first": lambda: content.person(rng, language, full=False),
+        "person": lambda: content.person(rng, language, full=True), "first": lambda: content.person(rng, language,
+        full=False),
         "last": lambda: content.person(rng, language, full=True).split()[-1][: 1 if language else 20],
         "city": lambda: content.city(rng, language), "street": lambda: content.street(rng, language),
         "phone": lambda: content.phone(rng), "job": lambda: content.job(rng, language),
@@ -276,6 +279,7 @@ def _task(task: str) -> Task:
 
 
 WEIGHTS: dict[str, float] = {
-    "form_json": 3.0, "form_field": 3.0, "form_ticked": 1.2, "form_is_ticked": 1.0, "form_title": 0.5, "form_empty": 0.6,
+    "form_json": 3.0, "form_field": 3.0, "form_ticked": 1.2, "form_is_ticked": 1.0, "form_title": 0.5,
+    "form_empty": 0.6,
 }  # fmt: skip
 TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS}

@@ -30,12 +30,14 @@ _KEYS: tuple[tuple[str, str, str], ...] = (
     ("Job", "职业", "job"), ("Model", "型号", "code"), ("Due", "到期日", "date"), ("Author", "作者", "person"),
 )  # fmt: skip
 _ENGLISH_FACTS = (
-    "{name} will speak in {city} on {date}.", "Please write to {name} before {date}.", "On {date} {name} came to {city}.",
+    "{name} will speak in {city} on {date}.", "Please write to {name} before {date}.",
+    "On {date} {name} came to {city}.",
     "The plan of {name} is dated {date}.", "{name} left {city} after {date}.", "Ask {name} about {city}.",
     "Since {date} {name} works in {city}.", "The report by {name} came on {date}.",
 )  # fmt: skip
 _CHINESE_FACTS = (
-    "{name}于{date}到达{city}。", "请在{date}以前联系{name}。", "{name}从{date}起在{city}工作。", "{date}，{name}离开了{city}。",
+    "{name}于{date}到达{city}。", "请在{date}以前联系{name}。", "{name}从{date}起在{city}工作。",
+    "{date}，{name}离开了{city}。",
     "{name}的报告写于{date}。", "有问题请问{city}的{name}。",
 )  # fmt: skip
 
@@ -164,6 +166,10 @@ def _article(maker: Maker, page: Page, framed: int, *, heading: float = 0.75, le
         )
     if len(page.of("paragraph")) < least:
         raise Unfit("too few paragraphs")
+    # A fact that was written once, after all, cannot be told from the rest of the page.
+    written = "\n".join(run.text for run in canvas.sheet.runs)
+    for region in canvas.sheet.regions:
+        region.derivable = region.derivable and written.count(region.text) > 1
     _footer(maker, page, flow)
 
 

@@ -234,7 +234,22 @@ def draw_line(canvas: Canvas, plot: Plot) -> None:
         canvas.mark(ELLIPSE, x - radius, y - radius, x + radius, y + radius, colour=colour)
         canvas.write(plot.labels[index], x, bottom + em * (ASCENT + 0.35), align=0.5, region="whole")
         if plot.printed:
-            canvas.write(plot.text(index), x, y - radius - em * 0.3, align=0.5, region="whole")
+            _write_beside_line(canvas, plot, index, points, radius)
+
+
+def _write_beside_line(
+    canvas: Canvas, plot: Plot, index: int, points: list[tuple[float, float]], radius: float
+) -> None:
+    """A value above its point, or under a valley, moved aside on a slope so that the line does not cross it."""
+    em, (x, y) = canvas.em, points[index]
+    before = points[index - 1][1] if index else y
+    after = points[index + 1][1] if index + 1 < len(points) else y
+    steep = canvas.em * 0.35
+    if before < y - steep and after < y - steep:  # y grows downward: a valley
+        canvas.write(plot.text(index), x, y + radius + em * (ASCENT + 0.1), align=0.5, region="whole")
+        return
+    align = 0.9 if after < y - steep else 0.1 if before < y - steep else 0.5
+    canvas.write(plot.text(index), x, y - radius - em * 0.3, align=align, region="whole")
 
 
 def draw_pie(canvas: Canvas, plot: Plot) -> None:
@@ -251,7 +266,7 @@ def draw_pie(canvas: Canvas, plot: Plot) -> None:
     else:
         box = _beside(canvas, plot, box, values=plot.printed)
     radius = min(box[2] - box[0], box[3] - box[1]) / 2
-    if radius < max(em * 1.4, 15.0):
+    if radius < max(em * 1.4, 15.0, 0.2 * min(canvas.width, canvas.height)):
         raise Unfit("the pie is too small")
     radius *= canvas.uniform(0.85, 1.0)
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Wordings on the receipt: English, German, Spanish, Chinese.
 _WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "subtotal": (("Subtotal", "Sub-total", "SUBTOTAL", "Net", "Goods"), ("Zwischensumme", "Netto"), ("Subtotal", "Neto"),
+    "subtotal": (("Subtotal", "Sub-total", "SUBTOTAL", "Net", "Goods"), ("Zwischensumme", "Netto"), ("Subtotal",
+    "Neto"),
                  ("小计", "商品小计")),
     "tax": (("Tax", "VAT", "Sales tax", "TAX", "GST"), ("MwSt", "MwSt."), ("IVA",), ("税", "税额")),
     "total": (("Total", "TOTAL", "Total due", "Amount due", "Grand total", "Sum", "TOTAL:", "To pay"),
@@ -28,11 +29,13 @@ _WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cash": (("Cash", "CASH", "Paid", "Cash given", "Tendered"), ("Bar", "Gegeben"), ("Efectivo",), ("现金", "实收")),
     "change": (("Change", "CHANGE", "Change due", "Back"), ("Rückgeld", "Zurück"), ("Cambio",), ("找零", "找回")),
     "date": (("Date", "", "Date:", ""), ("Datum", ""), ("Fecha", ""), ("日期", "")),
-    "number": (("Receipt No.", "No.", "Ticket", "Order", "Bill"), ("Bon Nr.", "Beleg"), ("Ticket", "Recibo"), ("单号", "编号")),
+    "number": (("Receipt No.", "No.", "Ticket", "Order", "Bill"), ("Bon Nr.", "Beleg"), ("Ticket", "Recibo"), ("单号",
+    "编号")),
     "thanks": (("Thank you!", "Thanks for your visit!", "Please come again", "Have a nice day!"),
                ("Vielen Dank!", "Danke!"), ("Gracias!", "Muchas gracias!"), ("多谢！", "欢迎再来！")),
     "discount": (("Discount", "Coupon", "Saved"), ("Rabatt",), ("Descuento",), ("优惠", "会员优惠")),
-    "points": (("Points", "Card points", "Cashier", "Till"), ("Punkte", "Kasse"), ("Puntos", "Caja"), ("会员分", "收银台")),
+    "points": (("Points", "Card points", "Cashier", "Till"), ("Punkte", "Kasse"), ("Puntos", "Caja"), ("会员分",
+    "收银台")),
 }  # fmt: skip
 _RATES = (5, 6, 7, 8, 10, 16, 19, 20, 21)
 

@@ -59,9 +59,7 @@ def _changed(maker: Maker, rng: np.random.Generator, width: int, height: int) ->
     tones: dict[Figure, Colour] = {}  # what stays looks the same in both pictures
     sheets = [before.sheet(rng, tones), after.sheet(rng, tones)]
     question = wording(rng, SEVERAL, "changed", language)
-    return _document(
-        "several_changed", sheets, question, answer, language, change=name, scenes=[before, after]
-    )
+    return _document("several_changed", sheets, question, answer, language, change=name, scenes=[before, after])
 
 
 def _change(scene: Scene, kind: str, rng: np.random.Generator, language: int) -> tuple[Scene, str] | None:

@@ -30,7 +30,8 @@ _SUBJECTS: dict[str, tuple[tuple[str, str], tuple[tuple[str, str, str], ...]]] =
     "goods": (
         ("Item", "商品"),
         (("Price", "单价", "money"), ("Qty", "数量", "small"), ("Stock", "存量", "count"), ("Code", "编号", "code"),
-         ("Sold", "售出", "count"), ("Weight", "重量", "weight"), ("Order", "次序", "small"), ("Share", "比例", "percent"),
+         ("Sold", "售出", "count"), ("Weight", "重量", "weight"), ("Order", "次序", "small"), ("Share", "比例",
+         "percent"),
          ("New", "新品", "yes"), ("Shelf", "架号", "code")),
     ),
     "cities": (
@@ -42,7 +43,8 @@ _SUBJECTS: dict[str, tuple[tuple[str, str], tuple[tuple[str, str, str], ...]]] =
     "days": (
         ("Day", "日期"),
         (("Open", "开门", "time"), ("Close", "关门", "time"), ("Task", "任务", "word"), ("Guests", "客人", "count"),
-         ("Sales", "收入", "count"), ("Guide", "导游", "person"), ("Temp", "气温", "degrees"), ("Hours", "时数", "small")),
+         ("Sales", "收入", "count"), ("Guide", "导游", "person"), ("Temp", "气温", "degrees"), ("Hours", "时数",
+         "small")),
     ),
     "months": (
         ("Month", "月份"),
@@ -111,7 +113,8 @@ class _Cells:
         texts: dict[str, Callable[[], str]] = {
             "city": lambda: content.city(rng, language), "job": lambda: content.job(rng, language),
             "time": lambda: content.time(rng), "code": lambda: content.code(rng).replace("#", ""),
-            "word": lambda: content.title_word(rng, language), "person": lambda: content.person(rng, language, full=False),
+            "word": lambda: content.title_word(rng, language), "person": lambda: content.person(rng, language,
+            full=False),
             "yes": lambda: (("no", "yes"), ("否", "是"))[language][int(rng.integers(2))],
         }  # fmt: skip
         return texts[sort](), 0.0
@@ -215,8 +218,17 @@ def draw(canvas: Canvas, table: Table) -> None:
         for column, text in enumerate(row):
             room_here = edges[column + 1] - edges[column] - 2 * pad
             x = edges[column] + pad + aligns[column] * room_here
-            canvas.write(text, x, baseline, em=em, face=face, align=aligns[column], region="whole",
-                         colour=head_colour if index == 0 else canvas.look.ink, derivable=is_sum and column > 0)  # fmt: skip
+            canvas.write(
+                text,
+                x,
+                baseline,
+                em=em,
+                face=face,
+                align=aligns[column],
+                region="whole",
+                colour=head_colour if index == 0 else canvas.look.ink,
+                derivable=is_sum and column > 0,
+            )
 
 
 def _lines(
