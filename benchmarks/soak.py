@@ -91,17 +91,19 @@ def params_of(draw: random.Random) -> SamplingParams:
     return SamplingParams.reference(True, max_new_tokens=length)
 
 
-def soak(num_requests: int, seed: int = 0, *, report_every: float = 30.0) -> tuple[Tally, Engine, float]:
+def soak(
+    num_requests: int, seed: int = 0, *, cache_tokens: int = CACHE_TOKENS, report_every: float = 30.0
+) -> tuple[Tally, Engine, float]:
     """Run the requests; raise AssertionError as soon as something does not hold."""
     model = cpmv.load(device="cpu")
     prompts = prompts_of(model, seed)
-    block_bytes = model.network.cache_spec().bytes_per_token
-    alone = Engine(model.network, model.tokenizer, max_batch=1, cache_bytes=CACHE_TOKENS * block_bytes)
+    per_token = model.network.cache_spec().bytes_per_token
+    alone = Engine(model.network, model.tokenizer, max_batch=1, cache_bytes=CACHE_TOKENS * per_token)
     engine = Engine(
         model.network,
         model.tokenizer,
         max_batch=16,
-        cache_bytes=CACHE_TOKENS * block_bytes,
+        cache_bytes=cache_tokens * per_token,
         prefill_chunk=128,
         image_cache_bytes=400_000,  # sixteen pictures: the rest is encoded again and again
         lookup=3,
@@ -197,9 +199,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache-tokens", type=int, default=CACHE_TOKENS, help="fewer make more rows give way")
     options = parser.parse_args()
     print(f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    tally, engine, seconds = soak(options.requests, options.seed)
+    tally, engine, seconds = soak(options.requests, options.seed, cache_tokens=options.cache_tokens)
     figures = judge(tally, engine, options.requests, seconds)
     flat = figures["resident_growth"] <= 0.05
     print(f"memory {'is flat' if flat else 'GREW'}: {figures['resident_growth']:+.1%} since the warm-up")
