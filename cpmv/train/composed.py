@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -505,8 +506,8 @@ class Composer:
         chance = Chance(self.device, generator)
         passes: list[Pass] = []
         if "singles" in sheets:
-            pictures = displays["singles"].draw(sheets["singles"], chance)
-            pictures = _corrupted(pictures, corruption.get("singles"), chance)
+            damage = partial(_corrupted, arrays=corruption.get("singles"), chance=chance)
+            pictures = displays["singles"].draw(sheets["singles"], chance, damage=damage)
             pixels = displays["singles"].finish(pictures, chance, self.dtype)
             passes.append(objective.picture_pass(room.single, pixels[:, None], generator))
         if "pages" in sheets:
@@ -539,8 +540,8 @@ class Composer:
         generator: torch.Generator | None,
     ) -> list[Pass]:
         """Draw pages, then make the overview and the slices as the preprocessing does."""
-        pictures = display.draw(host.sheets["pages"], chance)
-        pictures = _corrupted(pictures, host.corruption.get("pages"), chance)
+        damage = partial(_corrupted, arrays=host.corruption.get("pages"), chance=chance)
+        pictures = display.draw(host.sheets["pages"], chance, damage=damage)
         whole = display.finish(pictures, chance, torch.float32)
         rows, columns = room.page.overview
         patch = self.config.image.patch_size

@@ -115,3 +115,24 @@ def test_rough_pictures_keep_the_text_and_follow_their_seed() -> None:
     dark, light = plain < 0.2, plain > 0.9
     for picture in pictures.mean(1):
         assert picture[dark].mean() + 0.8 < picture[light].mean()
+
+
+def test_damage_is_done_before_a_picture_is_turned() -> None:
+    """What is covered stays covered however the sheet lies."""
+    sheet = Sheet(WIDTH, HEIGHT, runs=[Run("aaa", 20, 50, 28, 0)])
+    capacity = Capacity.of(6, 10, 10, 10, 2)
+    packer = SheetPacker(ATLAS, capacity)
+    packer.add([sheet] * 6)
+    look = Look(blur=0, grain=0, texture=0, turned=1.0, turn=4.0, coarse=0)
+    display = Display(DeviceAtlas(ATLAS, torch.device("cpu")), capacity, HEIGHT, WIDTH, look)
+
+    def cover(pictures: torch.Tensor) -> torch.Tensor:
+        pictures = pictures.clone()
+        pictures[:, :, 15:60, 15:95] = 1.0
+        return pictures
+
+    def dark(damage: object) -> float:
+        chance = Chance(torch.device("cpu"), torch.Generator().manual_seed(1))
+        return float((display.draw(packer.batch(), chance, damage=damage) < 0.5).float().mean())  # type: ignore[arg-type]
+
+    assert dark(None) > 0.05 and dark(cover) == 0

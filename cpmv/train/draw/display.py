@@ -325,10 +325,17 @@ class Display:
         cover, colour = lay_text(batch, self.atlas, self.capacity, self.height, self.width, self._tiles)
         return torch.lerp(out, colour, cover[:, None])
 
-    def draw(self, batch: SheetBatch, chance: Chance, frames_of: int = 1) -> Tensor:
+    def draw(
+        self,
+        batch: SheetBatch,
+        chance: Chance,
+        frames_of: int = 1,
+        damage: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Pictures [N, 3, H, W] in 0..1 as a camera or scanner might give them, before `finish` adds noise.
 
-        frames_of: sheets in a row that share their paper (frames of a clip).
+        frames_of: sheets in a row that share their paper (frames of a clip). damage: done to the pictures while text
+        still lies where the sheets say, before they are turned.
         """
         look, count = self.look, self.capacity.sheets
         groups = -(-count // frames_of)
@@ -338,6 +345,8 @@ class Display:
             setattr(paper, name, value)
         paper.base = batch.paper
         picture = self.clean(batch, render_paper(paper, self.height, self.width))
+        if damage is not None:
+            picture = damage(picture)
         picture = self._coarsen(picture, chance, frames_of)
         if look.turned:
             picture = self._turn(picture, chance)
