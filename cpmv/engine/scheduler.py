@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from .blocks import BlockPool
 from .request import Request
@@ -193,7 +194,8 @@ class Scheduler:
     def _admit(self) -> Request | None:
         """Let the next request in that may and can run."""
         for client in sorted(self._waiting, key=lambda name: self._served[name]):
-            for request in self._waiting[client]:
+            # A bounded look: thousands may wait for one beginning.
+            for request in islice(self._waiting[client], 2 * self.max_batch):
                 if self._awaits_another(request):
                     continue  # what it shares will be there in a moment; those behind it need not wait
                 if not self._seat(request):
