@@ -29,7 +29,7 @@ VERBS = {
     "batch": ("cpmv.cli.batch", "answer a folder, a JSONL or a Parquet file, each input exactly once"),
     "quantize": ("cpmv.cli.quantize", "make a 16-bit checkpoint smaller: nf4, awq or int8"),
     "convert": ("cpmv.cli.convert", "rewrite a checkpoint as a GGUF pair, or as plain safetensors"),
-    "train": ("cpmv.cli.train", "train a model: on data of your own, on preferences, or from scratch"),
+    "train": ("cpmv.cli.train", "train a model from random weights, stage by stage"),
     "data": ("cpmv.cli.data", "check training data of your own before it is used"),
     "merge": ("cpmv.cli.merge", "write a checkpoint with an adapter merged into it"),
     "eval": ("cpmv.cli.eval", "score a model on pictures and clips with known answers"),
