@@ -27,7 +27,22 @@ ALLOWED = {
     "evals": {"errors", "device", "model", "inputs", "weights", "engine", "api", "train"},
     "cluster": {"errors", "device", "model", "inputs", "weights", "engine", "batch", "serve", "api"},
     "compat": {"errors", "device", "api", "inputs", "weights"},
-    "cli": {"errors", "device", "model", "inputs", "weights", "engine", "api", "compat", "train", "evals", "serve", "batch", "read", "cluster"},
+    "cli": {
+        "errors",
+        "device",
+        "model",
+        "inputs",
+        "weights",
+        "engine",
+        "api",
+        "compat",
+        "train",
+        "evals",
+        "serve",
+        "batch",
+        "read",
+        "cluster",
+    },
 }
 
 
