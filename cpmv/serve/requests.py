@@ -213,6 +213,8 @@ def _kind(media: Media) -> str:
 
 def _turn(message: ChatMessage, parts: list[str | Media]) -> Turn:
     role = "system" if message.role == "developer" else message.role
+    if message.content is None and role != "assistant":
+        raise bad_request(f"a {message.role} message has no content; give it a string or parts", "messages")
     calls = None
     if message.tool_calls:
         calls = [

@@ -123,6 +123,11 @@ def test_the_page_is_served_under_a_strict_policy(server: Server) -> None:
         assert again[0] == 304 and not again[2]
 
 
+def test_only_an_assistant_may_say_nothing(server: Server) -> None:
+    status, found = server.post("/v1/chat/completions", {"messages": [{"role": "user"}]})
+    assert status == 400 and "no content" in found["error"]["message"]
+
+
 def test_replies_carry_their_headers(server: Server) -> None:
     status, headers, body = server.request("POST", "/v1/chat/completions", {})
     assert status == 400 and headers["content-type"] == "application/json" and headers["cache-control"] == "no-store"

@@ -119,8 +119,8 @@ def test_streamed_thinking_has_both_names(client: openai.OpenAI) -> None:
 def test_n_answers_share_a_prompt_and_seeds_repeat_them(client: openai.OpenAI) -> None:
     def ask() -> list[str]:
         reply = client.chat.completions.create(
-            model="cpmv-tiny", messages=user(READ), n=3, seed=7, temperature=1.5, max_tokens=6,
-            extra_body={"min_tokens": 6},
+            model="cpmv-tiny", messages=user(READ), n=3, seed=7, temperature=2, top_p=1, max_tokens=6,
+            extra_body={"min_tokens": 6, "top_k": -1, "repetition_penalty": 2},
         )  # fmt: skip
         assert [choice.index for choice in reply.choices] == [0, 1, 2]
         assert reply.usage.completion_tokens == 18
