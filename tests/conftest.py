@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,12 @@ def tiny_network(tiny_config: ModelConfig) -> MiniCPMV:
     tensors = {k: v.float() for f in sorted((GOLDEN / "tiny_a").glob("*.safetensors")) for k, v in load_file(f).items()}
     network.load_state_dict(tensors, assign=True, strict=True)
     return network.eval()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """One `cpmv serve` of the bundled model for the tests that only ask; those that stop one start their own."""
+    from serve_process import ROOT, serving  # beside the tests that use it
+
+    with serving("--allowed-local-media-path", str(ROOT / "examples" / "pictures")) as running:
+        yield running
