@@ -124,6 +124,13 @@ def test_what_the_operator_opened_is_fetched_but_not_what_it_redirects_to(trusti
     assert status == 403 and is_error(answer)
 
 
+def test_the_official_client_sends_a_picture_by_its_address(trusting: Server, inside: Inside) -> None:
+    part = url_part(f"http://127.0.0.1:{inside.port}/picture.png")
+    messages: list = [{"role": "user", "content": [part, text_part("Read the text.")]}]
+    reply = trusting.client().chat.completions.create(model="cpmv-tiny", messages=messages, max_tokens=3)
+    assert reply.usage.prompt_tokens_details.visual_tokens > 0 and inside.heard[-1] == "/picture.png"
+
+
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/link.png", "/%2e%2e/x", "/"])
 def test_files_outside_the_folder_are_not_read(strict: Server, path: str) -> None:
     for url in (f"file:///etc/passwd{path}", f"file:///tmp{path}"):
