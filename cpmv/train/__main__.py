@@ -1,4 +1,4 @@
-"""`python -m cpmv.train pretrain --preset NAME --out DIR`: argparse alone, so that it runs where only torch is."""
+"""`python -m cpmv.train pretrain|sft|dpo ...`: argparse alone, so that it runs where only torch is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import CpmvError
+from . import finetune_options
 from .config import PRESETS, TrainConfig
 
 
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile-step", type=int, metavar="STEP", help="write where the time goes, profile.txt in --out")
     sub.add_argument("--no-tensorboard", action="store_true")
     sub.add_argument("--smoke", action="store_true", help="all stages in 120 steps, to see that everything works")
+    finetune_options.add(commands)
     return main
 
 
@@ -80,18 +83,23 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     return smoke(config) if args.smoke else config
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code (2 for a mistake, said in one line)."""
+def main(argv: Sequence[str] | None = None, progress: Callable[[str], Any] | None = None) -> int:
+    """Run the command; return the exit code (2 for a mistake, said in one line).
+
+    progress: makes, of a label, a context manager that is told (done, total) of what takes long before training.
+    """
     started = time.perf_counter()
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s %(message)s")
     args = parser().parse_args(arguments)
     try:
-        config = configure(args)
         if args.gpus > 1 and "WORLD_SIZE" not in os.environ:
             from .distributed import relaunch
 
             return relaunch(args.gpus, arguments)
+        if args.command != "pretrain":
+            return finetune_options.run(args, progress)
+        config = configure(args)
         from .pretrain import Paths, pretrain
 
         paths = Paths(args.out, args.atlas, args.tokenizer, args.init, args.decay_from, args.resume)

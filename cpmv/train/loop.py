@@ -78,6 +78,7 @@ class Loop:
         self._watch = Stopwatch()
         self._flops = 0.0
         self._lap_samples = 0
+        self._counted_tokens = 0
         self._peak = peak_flops(step.device, config.peak_tflops)
         # Every key is visited eagerly and captured before the speed is measured.
         self._measure = (3 * num_keys, 3 * num_keys + max(20, 4 * num_keys))
@@ -221,6 +222,11 @@ class Loop:
         self._reported = progress.step
         memory = peak_memory_bytes(self.step.device)
         speed = {"samples_per_s": self._lap_samples / seconds, "memory_gb": memory / 1e9}
+        # Objectives whose samples differ in length count their tokens.
+        tokens = getattr(self.step.objective, "num_tokens", 0)
+        if tokens:
+            speed["tokens_per_s"] = (tokens - self._counted_tokens) * self.world.size / seconds
+            self._counted_tokens = tokens
         if self._peak is not None:
             speed["mfu"] = self._flops / seconds / (self._peak * self.world.size)
         self._lap_samples, self._flops = 0, 0.0
@@ -234,9 +240,12 @@ class Loop:
         total = f"{progress.horizon.total}" if progress.horizon else "?"
         losses = "  ".join(f"{name} {values[name]:.3f}" for name in self.step.objective.names)
         mfu = f"  MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
+        pace = f"{speed['samples_per_s']:,.0f} samples/s"
+        if tokens:
+            pace = f"{speed['samples_per_s']:,.1f} samples/s  {speed['tokens_per_s']:,.0f} tokens/s"
         self.log.line(
             f"{elapsed:6.0f} s  step {progress.step}/{total}  {losses}  lr {rate:.1e}  grad {values['grad_norm']:.2f}"
-            f"/{values['patch_grad']:.2f}  {speed['samples_per_s']:,.0f} samples/s{mfu}  {memory / 1e9:.1f} GB"
+            f"/{values['patch_grad']:.2f}  {pace}{mfu}  {memory / 1e9:.1f} GB"
         )
         self._check(values)
 

@@ -10,7 +10,7 @@ Muon: momentum, Nesterov, and five Newton-Schulz steps that pull all singular va
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +87,8 @@ class Optimizer:
     """Owns the trained parameters' storage. `lr` is the Muon rate, a device scalar; AdamW uses `adam_scale` times it.
 
     params, grads: the flat buffers; first: momentum (Muon) or first moment (AdamW); second: AdamW's second moment;
-    count: steps done, float32, as the bias correction needs it on the device.
+    count: steps done, float32, as the bias correction needs it on the device. With muon=False AdamW steps everything,
+    at `adam_scale` times `lr`; scale_of then gives a parameter's own factor on that, by its name.
     """
 
     def __init__(
@@ -97,7 +98,11 @@ class Optimizer:
         adam_scale: float = 0.6,
         weight_decay: float = 0.05,
         clip_norm: float = 1.0,
+        muon: bool = True,
+        scale_of: Callable[[str], float] | None = None,
     ) -> None:
+        assert scale_of is None or not muon, "only AdamW has rates by parameter"
+        self.muon = muon
         trained = [(n, p) for n, p in named_parameters if p.requires_grad]
         assert trained, "nothing to train"
         self.adam_scale, self.weight_decay, self.clip_norm = adam_scale, weight_decay, clip_norm
@@ -110,18 +115,21 @@ class Optimizer:
         self.second = torch.zeros(self._adam_end, device=device)
         self.count = torch.zeros((), device=device)
         self.lr = torch.zeros((), device=device)
+        self._scales = None if scale_of is None else torch.ones(size, device=device)
         for name, param in trained:
             start, shape = self.layout[name]
             room = self.params[start : start + param.numel()].view(shape)
             room.copy_(param.detach())
             param.data = room
             param.grad = self.grads[start : start + param.numel()].view(shape)
+            if scale_of is not None and self._scales is not None:
+                self._scales[start : start + param.numel()] = scale_of(name)
 
     def _lay_out(self, trained: list[tuple[str, nn.Parameter]]) -> int:
         """Place AdamW's decayed parameters, its others, then Muon's by shape; return the buffer's length."""
         muon: dict[tuple[int, int], list[tuple[str, nn.Parameter]]] = {}
         for name, param in trained:
-            if uses_muon(name, param):
+            if self.muon and uses_muon(name, param):
                 # The query, key and value rows of one packed weight are three matrices.
                 parts = 3 if name.endswith("in_proj_weight") else 1
                 muon.setdefault((param.shape[0] // parts, param.shape[1]), []).append((name, param))
@@ -134,7 +142,7 @@ class Optimizer:
                 end += param.numel() + (-param.numel()) % align
             end += (-end) % _ALIGN
 
-        adam = [(n, p) for n, p in trained if not uses_muon(n, p)]
+        adam = [(n, p) for n, p in trained if not (self.muon and uses_muon(n, p))]
         place([item for item in adam if decays(*item)], _ALIGN)
         self._decayed_end = end
         place([item for item in adam if not decays(*item)], _ALIGN)
@@ -161,11 +169,15 @@ class Optimizer:
 
     def _adam(self) -> None:
         end, lr = self._adam_end, self.lr * self.adam_scale
+        decayed = lr
+        if self._scales is not None:
+            lr = lr * self._scales
+            decayed = lr[: self._decayed_end]
         params, grads, first = self.params[:end], self.grads[:end], self.first[:end]
         first.lerp_(grads, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grads, grads, value=1 - BETA2)
         denominator = (self.second / (1 - BETA2**self.count)).sqrt_().add_(EPS)
-        params[: self._decayed_end].mul_(1 - lr * self.weight_decay)
+        params[: self._decayed_end].mul_(1 - decayed * self.weight_decay)
         params.sub_(first / denominator * (lr / (1 - BETA1**self.count)))
 
     def _muon(self, group: _Matrices) -> None:

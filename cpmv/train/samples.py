@@ -120,7 +120,9 @@ def usable(
 
 
 def _tokens(processor: Processor, record: Record, reading: Reading, pairs: bool) -> int:
-    tokens, _ = measure(processor, answered(record), record.thinks, reading)
+    if record.messages[-1].role != "assistant":
+        raise BadSample("the conversation ends without an answer, so there is nothing to learn from it")
+    tokens, _ = measure(processor, record.messages, record.thinks, reading)
     if not pairs:
         return tokens
     if record.rejected is None:

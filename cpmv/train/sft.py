@@ -85,7 +85,7 @@ class SupervisedObjective:
 
     def sums(self, batch: Sequence[ModelInputs]) -> Tensor:
         hidden = packed_hidden(self.model, batch)
-        targets = torch.cat([_targets(s) for s in batch]).to(hidden.device)
+        targets = torch.cat([targets_of(s) for s in batch]).to(hidden.device)
         chosen = targets != IGNORE
         hidden, targets = hidden[chosen], targets[chosen]
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -95,10 +95,10 @@ class SupervisedObjective:
 
 
 def num_supervised(sample: ModelInputs) -> int:
-    return int((_targets(sample) != IGNORE).sum())
+    return int((targets_of(sample) != IGNORE).sum())
 
 
-def _targets(sample: ModelInputs) -> Tensor:
+def targets_of(sample: ModelInputs) -> Tensor:
     """The label of the next position, int64 [S]; the last position has none."""
     if sample.labels is None:
         raise CpmvError("a training sample has no labels; only samples with an assistant's answer can be trained on")
