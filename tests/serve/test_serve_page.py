@@ -126,6 +126,10 @@ def test_stop_ends_the_answer_on_the_server_too_and_retry_asks_again(page: Any, 
     assert server.left.wait(10)
     page.get_by_role("button", name="Retry").click()
     page.locator(".note").wait_for(state="hidden")
+    for _ in range(200):  # until the second request has reached the server
+        if len(server.asked) == 2:
+            break
+        page.wait_for_timeout(50)
     page.keyboard.press("Escape")
     page.locator(".note", has_text="Stopped").wait_for()
     assert [body["messages"] for body in server.asked] == [server.asked[0]["messages"]] * 2
