@@ -27,6 +27,7 @@ from .inputs.media import media_kind
 from .inputs.messages import Image, Pdf, Text, Video
 from .inputs.processor import Processor
 from .inputs.text import Tokenizer
+from .model.adapter import load_adapter, read_adapter
 from .model.config import ModelConfig, ModelInputs
 from .model.minicpmv import MiniCPMV
 from .weights import checkpoint, hub
@@ -54,17 +55,22 @@ def load(
     mmproj: str | Path | None = None,
     max_memory: int | str | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Open a MiniCPM-V 4.5 checkpoint in any published format.
 
     source: a folder, a `.gguf` file (with `mmproj` beside it), a Hugging Face id, or `modelscope:` and an id; None
     opens the bundled tiny model. device, dtype: None chooses the best there is. max_memory: bytes, or "8GB", that the
-    model and its work may take; by default what is free. progress: called with (bytes done, bytes in all).
+    model and its work may take; by default what is free. adapter: folder of a LoRA adapter, as `cpmv train sft --lora`
+    or PEFT writes it, put beside the weights. progress: called with (bytes done, bytes in all).
     Raises CheckpointError for files that are not whole, OutOfMemoryError before loading what cannot fit.
     """
+    given = None if adapter is None else read_adapter(adapter)  # a wrong one is told before the model is loaded
     found = hub.resolve(source, mmproj=mmproj, revision=revision)
     loaded = checkpoint.load(found, device=device, dtype=dtype, max_memory=max_memory, progress=progress)
+    if given is not None:
+        load_adapter(loaded.model, given)
     return Model(loaded.model, loaded.tokenizer, loaded.config, loaded.format)
 
 
@@ -86,6 +92,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model(MiniCPM-V {self.config.version}, {self.format}, {self.dtype}, {self.device})"
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """How answers are generated when nobody says; `chat` has the publisher's defaults instead."""
+        return SamplingParams.default(self.config.greedy)
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +137,9 @@ class Model:
             system_prompt=system_prompt,
             progress=progress,
         )
-        output = self.generate(inputs, _sampling(params, greedy, sampling), thinking=enable_thinking)
+        output = self.generate(
+            inputs, _sampling(params or self.default_params, greedy, sampling), thinking=enable_thinking
+        )
         assert isinstance(output, Output)
         return output.text
 
@@ -149,7 +162,7 @@ class Model:
 
         msgs: as `chat` takes them. The prompt is prepared, and mistakes are raised, before the first piece is asked.
         """
-        chosen = _sampling(params, greedy, sampling)
+        chosen = _sampling(params or self.default_params, greedy, sampling)
         inputs = self.processor(
             msgs,
             enable_thinking=enable_thinking,
@@ -253,7 +266,7 @@ class Model:
 
         thinking: the prompt ended inside a `<think>` block, so the output begins with reasoning.
         """
-        chosen = params or SamplingParams.reference(True)
+        chosen = params or self.default_params
         if is_reference(compat) or chosen.num_beams > 1:
             return generate(self.network, self.tokenizer, inputs, chosen, thinking=thinking, compat=compat)
         prompts = [inputs] if isinstance(inputs, ModelInputs) else list(inputs)
@@ -347,8 +360,8 @@ def _parts(
     return parts
 
 
-def _sampling(params: SamplingParams | None, greedy: bool, overrides: dict[str, Any]) -> SamplingParams:
-    base = params or SamplingParams.reference(True)
+def _sampling(params: SamplingParams, greedy: bool, overrides: dict[str, Any]) -> SamplingParams:
+    base = params
     if greedy:
         base = base.replace(temperature=0.0, repetition_penalty=1.0, num_beams=1)
     return base.replace(**overrides) if overrides else base

@@ -51,6 +51,9 @@ class Chat:
         described("folder, .gguf file, Hugging Face id, or modelscope:ID; by default the bundled model", "-m"),
     ] = None
     mmproj: Annotated[str | None, text("FILE"), described("vision half of a GGUF pair, if not beside it")] = None
+    adapter: Annotated[
+        str | None, text("DIR"), described("LoRA adapter to put beside the weights, as cpmv train writes it")
+    ] = None
     device: Annotated[str | None, text("DEVICE"), described("auto, cpu, cuda, cuda:N or mps (default: auto)")] = None
     dtype: Annotated[str | None, text("DTYPE"), described("auto, bfloat16, float16, float32 (default: auto)")] = None
     max_memory: Annotated[
@@ -70,18 +73,21 @@ class Chat:
     ] = None
     pages: Annotated[str | None, text("RANGE"), described("pages of PDFs, such as 1-3,7 (default: all)")] = None
     system: Annotated[str, described("system prompt", metavar="TEXT")] = ""
-    greedy: Annotated[bool, _Flag, described("always take the likeliest token")] = False
+    greedy: Annotated[bool, _Flag, described("always take the likeliest token (the bundled model does by itself)")] = (
+        False
+    )
     seed: Annotated[int | None, number(int, "N", 0), described("make the drawing of tokens repeatable")] = None
     max_new_tokens: Annotated[
         int, number(int, "N", 1), described("longest answer, in tokens, thinking included (default: 2048)")
     ] = 2048
     json: Annotated[bool, _Flag, described("print one JSON object for each answer, and nothing else on stdout")] = False
 
-    def sampling(self) -> SamplingParams:
+    def sampling(self, greedy: bool) -> SamplingParams:
+        """greedy: whether the checkpoint asks for the likeliest token."""
         from ..engine.sampling import SamplingParams
 
-        params = SamplingParams.reference(True, max_new_tokens=self.max_new_tokens, seed=self.seed)
-        return params.replace(temperature=0.0, repetition_penalty=1.0) if self.greedy else params
+        params = SamplingParams.default(self.greedy or greedy)
+        return params.replace(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
 
 def run(argv: list[str]) -> int:
@@ -131,6 +137,7 @@ class Session:
                 dtype=options.dtype,
                 mmproj=options.mmproj,
                 max_memory=options.max_memory,
+                adapter=options.adapter,
                 progress=progress,
             )
         # Each question of a seeded conversation draws its own numbers.
@@ -165,7 +172,7 @@ class Turn:
         from ..engine.generate import stream
 
         session, options, screen = self.session, self.session.options, self.session.screen
-        params = options.sampling()
+        params = options.sampling(session.model.config.greedy)
         if session.seeds is not None:
             params = params.replace(seed=next(session.seeds))
         start = time.perf_counter()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..model.language import LanguageModel
 from ..model.layers import Embedding, Linear
+from ..model.lora import LoRALinear
 from ..model.minicpmv import MiniCPMV
 from ..weights.packed import PackedLinear
 from ..weights.plan import free_memory
@@ -46,7 +47,7 @@ def resident_decoder(network: MiniCPMV) -> LanguageModel:
 
 def weight_bytes(module: nn.Module, dtype: torch.dtype) -> int:
     """How much memory a module's weight takes when converted to `dtype`; 0 when it is used as it is stored."""
-    if isinstance(module, PackedLinear):
+    if isinstance(module, (PackedLinear, LoRALinear)):
         return module.in_features * module.out_features * dtype.itemsize
     if isinstance(module, (Linear, Embedding)) and module.weight.dtype != dtype:
         return module.weight.numel() * dtype.itemsize
@@ -54,11 +55,14 @@ def weight_bytes(module: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _share(decoder: nn.Module, name: str, module: nn.Module, dtype: torch.dtype) -> None:
-    """Give the module of that name the weights of `module`."""
+    """Give the module of that name the weights of `module`; an adapted linear becomes a merged one."""
+    if ".base_layer" in name:
+        return  # of an adapted linear, which has been shared whole
     target = decoder.get_submodule(name)
-    if isinstance(module, PackedLinear):
+    if isinstance(module, (PackedLinear, LoRALinear)):
         assert isinstance(target, (Linear, Embedding))
-        _set(target, "weight", _laid_out(module.dequantize(dtype)))
+        whole = module.weight(dtype) if isinstance(module, LoRALinear) else module.dequantize(dtype)
+        _set(target, "weight", _laid_out(whole))
         if module.bias is not None:
             target.register_parameter("bias", None)
             _set(target, "bias", module.bias.detach().to(dtype))

@@ -99,16 +99,17 @@ class LoRALinear(nn.Module):
         return out + product.to(out.dtype) * self.scaling
 
     @torch.no_grad()
-    def weight(self) -> Tensor:
-        """Return base and product as one weight [out, in]: summed in float32, rounded once to the stored dtype."""
+    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return base and product as one weight [out, in]: summed in float32, rounded once to `dtype`, by default the
+        stored one."""
         base = self.base_layer
         if isinstance(base, nn.Linear):
-            stored, dtype = base.weight, base.weight.dtype
+            stored, own = base.weight, base.weight.dtype
         else:
             packed = cast(Any, base)
-            stored, dtype = packed.dequantize(torch.float32), packed.stored_dtype
+            stored, own = packed.dequantize(torch.float32), packed.stored_dtype
         delta = self.scaling * (self.lora_B.float() @ self.lora_A.float())
-        return (stored.float() + delta.to(stored.device)).to(dtype)
+        return (stored.float() + delta.to(stored.device)).to(dtype or own)
 
     def as_linear(self) -> Linear:
         """Return a plain linear with the merged weight; a bias is shared with the base."""

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..model.lora import lora_layers
 from ..model.minicpmv import MiniCPMV
 from .gguf_blocks import GGUFLinear
 from .packed import PackedLinear
@@ -48,6 +49,8 @@ def save(
         raise CheckpointError(
             "this model was not built from a config.json, so none can be saved; build it with from_hf"
         )
+    if lora_layers(model):
+        raise CheckpointError("this model carries an adapter; cpmv merge writes a checkpoint with it merged")
     return write_folder(
         folder,
         lambda temporary: _write(model, tokenizer, temporary, max_shard_bytes, generation_config),
@@ -89,6 +92,7 @@ def _write(
     dtype = torch.float16 if from_gguf else getattr(torch, model.config.torch_dtype)
     config = {**model.config.hf, "torch_dtype": str(dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the same field under its newer name
+    generation = generation or ({"do_sample": False} if model.config.greedy else None)
     write_json(folder, config, model.config.hf_preprocessor, generation)
     tokenizer.save(folder)
     write_shards(folder, tensors_of(model, dtype), max_shard_bytes)

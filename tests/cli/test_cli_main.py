@@ -15,7 +15,7 @@ from cpmv.cli import main as cli
 FLAGS = {
     "chat": {
         *("--question", "--model", "--mmproj", "--device", "--dtype", "--max-memory", "--think", "--fps", "--packing"),
-        *("--max-slices", "--pages", "--system", "--greedy", "--seed", "--max-new-tokens", "--json"),
+        *("--max-slices", "--pages", "--system", "--greedy", "--seed", "--max-new-tokens", "--json", "--adapter"),
     },
     "info": {
         *("--mmproj", "--images", "--frames", "--packing", "--context", "--device", "--dtype", "--json"),

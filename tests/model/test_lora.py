@@ -268,3 +268,21 @@ def test_damaged_or_foreign_adapters_leave_the_model_as_it_was(network: MiniCPMV
     (tmp_path / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is a pickle, which is never loaded"):
         load_adapter(network, tmp_path)
+
+
+def test_the_engine_and_the_plain_loop_answer_with_the_adapter(tmp_path: Path) -> None:
+    """A small model's decoder is converted for the engine: the adapter must be in it."""
+    import cpmv
+    from cpmv.engine.generate import generate
+
+    save_adapter(trained(released("tiny_int4"), LoraConfig(rank=4, alpha=32)), tmp_path)
+    plain = cpmv.load(GOLDEN / "tiny_int4")
+    model = cpmv.load(GOLDEN / "tiny_int4", adapter=tmp_path)
+    inputs = model.processor([{"role": "user", "content": "hello there"}])
+    params = cpmv.SamplingParams(temperature=0.0, max_new_tokens=12)
+    through_engine = model.generate(inputs, params)
+    by_the_loop = generate(model.network, model.tokenizer, inputs, params)
+    assert through_engine.token_ids == by_the_loop.token_ids
+    assert through_engine.token_ids != plain.generate(inputs, params).token_ids
+    with pytest.raises(CheckpointError, match="carries an adapter; cpmv merge"):
+        model.save(tmp_path / "out")
