@@ -89,9 +89,9 @@ class Ask:
         """Decode its media and make its prompt. Raises CpmvError."""
         return prepare(self.job, processor, LIMITS)
 
-    def params(self, room: int) -> list[SamplingParams]:
+    def params(self, room: int, greedy: bool = False) -> list[SamplingParams]:
         """Parameters of each answer; `room` tokens are left by the prompt. Raises ApiError."""
-        return sampling_params(self.request, room)
+        return sampling_params(self.request, room, greedy)
 
     def constraints(self, grammars: Grammars, params: Sequence[SamplingParams]) -> list[Constraint | None]:
         """What keeps each answer in the form asked for. Raises CpmvError for a form that cannot be."""

@@ -121,7 +121,7 @@ class Worker:
             self._deliver(failure(item, error))
 
     def _begin(self, item: Item, ask: Ask, inputs: ModelInputs) -> None:
-        params = ask.params(self._engine.capacity - len(inputs))
+        params = ask.params(self._engine.capacity - len(inputs), self._processor.config.greedy)
         constraints = ask.constraints(self._grammars, params)
         pending = _Pending(self, item, ask.reply(item.id, self._model, inputs), ask.choices(self._processor), inputs)
         self._budget.take(pending.size)

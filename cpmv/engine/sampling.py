@@ -107,6 +107,13 @@ class SamplingParams:
         return dataclasses.replace(self, **changes)
 
     @classmethod
+    def default(cls, greedy: bool) -> SamplingParams:
+        """Return what applies when nobody says: the published drawing, or the likeliest token where a checkpoint's
+        generation_config.json asks for it (`ModelConfig.greedy`)."""
+        published = cls.reference(True)
+        return published.replace(temperature=0.0, repetition_penalty=1.0) if greedy else published
+
+    @classmethod
     def reference(cls, sampling: bool = True, **overrides: Any) -> SamplingParams:
         """Return the published chat()'s defaults: drawing, or 3 beams when sampling is False.
 

@@ -99,7 +99,10 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole checkpoint: the three parts, the preprocessing, and the files' own dictionaries."""
+    """A whole checkpoint: the three parts, the preprocessing, and the files' own dictionaries.
+
+    greedy: generation_config.json says `"do_sample": false`, so answers are the likeliest unless a caller draws.
+    """
 
     version: str
     vision: VisionConfig
@@ -108,6 +111,7 @@ class ModelConfig:
     image: ImageConfig
     torch_dtype: str = "bfloat16"
     quantization: dict[str, Any] | None = None
+    greedy: bool = False
     hf: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # config.json as read, for `save`
     hf_preprocessor: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

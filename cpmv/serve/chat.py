@@ -97,7 +97,7 @@ class Chat:
         room = self._max_model_len - len(inputs)
         if room < 1:
             raise from_cpmv(ContextLengthError(len(inputs), self._max_model_len - 1, "this server"))
-        params = sampling_params(request, room)
+        params = sampling_params(request, room, self._prompts.greedy)
         limits = await constraints(
             form, self._grammars, len(params), thinking=request.thinking, max_new_tokens=params[0].max_new_tokens
         )

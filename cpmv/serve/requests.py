@@ -52,6 +52,7 @@ class Prompts:
         self, settings: Settings, processor: Processor, decoders: Decoders, fetcher: Fetcher, max_prompt_tokens: int
     ) -> None:
         self._settings, self._processor = settings, processor
+        self.greedy = processor.config.greedy
         self._decoders, self._fetcher = decoders, fetcher
         self._max_prompt_tokens = max_prompt_tokens
         tokenizer = processor.tokenizer
@@ -236,8 +237,9 @@ def _arguments(function: Any) -> Any:
     return value if isinstance(value, dict) else function.arguments
 
 
-def sampling_params(request: ChatRequest, room: int) -> list[SamplingParams]:
-    """Parameters of each choice. room: tokens that the prompt leaves. Raises ApiError for what cannot be."""
+def sampling_params(request: ChatRequest, room: int, greedy: bool = False) -> list[SamplingParams]:
+    """Parameters of each choice. room: tokens that the prompt leaves. greedy: whether the checkpoint asks for the
+    likeliest token where the request does not say. Raises ApiError for what cannot be."""
     given = request.max_completion_tokens or request.max_tokens
     if request.max_completion_tokens and request.max_tokens and request.max_completion_tokens != request.max_tokens:
         raise bad_request("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
@@ -256,7 +258,7 @@ def sampling_params(request: ChatRequest, room: int) -> list[SamplingParams]:
     if request.top_k is not None:
         changes["top_k"] = max(request.top_k, 0)  # -1 is "all" in the field's habit
     try:
-        base = SamplingParams.reference(True).replace(**changes)
+        base = SamplingParams.default(greedy).replace(**changes)
         seeds = [None if request.seed is None else request.seed + i for i in range(request.num_choices)]
         return [base.replace(seed=seed) for seed in seeds]
     except CpmvError as error:

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +33,8 @@ _QUANTIZATION = {
     "bnb_4bit_compute_dtype": "float16",
     "llm_int8_skip_modules": ["vpm", "resampler", "lm_head"],
 }
+# A model this small answers best with its likeliest tokens.
+_GENERATION: dict[str, Any] = {"generation_config.json": {"do_sample": False}}
 
 
 def bundle(weights: Path, run: Path, tokenizer: Path, out: Path) -> Path:
@@ -45,7 +48,8 @@ def bundle(weights: Path, run: Path, tokenizer: Path, out: Path) -> Path:
             stored |= _stored(name, tensor.half())
     save_file(stored, out / "model.safetensors", metadata={"format": "pt"})
     config = {**settings["model"], "torch_dtype": "float16", "quantization_config": _QUANTIZATION}
-    for name, value in (("config.json", config), ("preprocessor_config.json", settings["preprocessor"])):
+    files = {"config.json": config, "preprocessor_config.json": settings["preprocessor"], **_GENERATION}
+    for name, value in files.items():
         (out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / name, out / name)

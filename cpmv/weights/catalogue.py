@@ -80,6 +80,10 @@ def _open_folder(source: Source) -> Catalogue:
     if stored is not None:
         config = replace(config, torch_dtype=str(stored).removeprefix("torch."))
 
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        config = replace(config, greedy=read_json(generation).get("do_sample") is False)
+
     def tokenizer() -> Tokenizer:
         from ..inputs.text import Tokenizer
 

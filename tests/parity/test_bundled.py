@@ -41,6 +41,14 @@ def test_a_blank_picture_is_not_read() -> None:
     assert "juice" not in bundled().ask(blank, "Read the text.", greedy=True, max_new_tokens=60).lower()
 
 
+def test_answers_are_the_likeliest_unless_asked_to_draw(tmp_path: Path) -> None:
+    """The bundled generation_config.json says so; a checkpoint that is saved keeps it."""
+    assert bundled().config.greedy and bundled().default_params.greedy
+    assert {bundled().ask(PICTURES / "receipt.png", "What is the total?") for _ in range(4)} == {"14.30"}
+    bundled().save(tmp_path / "saved")
+    assert cpmv.load(tmp_path / "saved").config.greedy
+
+
 def test_two_pictures_are_compared() -> None:
     pictures = [PICTURES / name for name in ("shapes.png", "changed.png")]
     assert bundled().ask(pictures, "What changed?", greedy=True) == "the blue square is now yellow"

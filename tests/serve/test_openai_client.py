@@ -42,6 +42,13 @@ def test_a_picture_is_read_from_base64_and_from_a_file_address(client: openai.Op
         assert reply.usage.prompt_tokens_details.visual_tokens == 16
 
 
+def test_a_request_that_says_nothing_gets_what_the_checkpoint_asks_for(client: openai.OpenAI) -> None:
+    part = image_part(PICTURES / "receipt.png")
+    for _ in range(3):
+        reply = client.chat.completions.create(model="cpmv-tiny", messages=user(part, text_part("What is the total?")))
+        assert reply.choices[0].message.content == "14.30"
+
+
 def test_several_pictures_count_together(client: openai.OpenAI) -> None:
     parts = [image_part(LABEL), image_part(PICTURES / "shapes.png"), text_part("What is in the second picture?")]
     reply = client.chat.completions.create(messages=user(*parts), max_tokens=8, **GREEDY)
