@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .composed import ComposedSteps, Composer, HostBatch
+from .composed import Composer, HostBatch
+from .composed_steps import ComposedSteps
 from .joint import JointObjective
 from .joint_model import IGNORE, JointModel
 

@@ -18,8 +18,9 @@ from ..errors import CpmvError
 from ..model.attention import Segments, attention, segment_mask
 from ..model.config import LanguageConfig, from_hf
 from ..model.minicpmv import MiniCPMV
-from .composed import ComposedSteps, Composer, HostBatch, Room, stream_steps
+from .composed import Composer, HostBatch, Room
 from .composed_probe import ComposedProbe
+from .composed_steps import ComposedSteps, stream_steps
 from .config import Schedule, TrainConfig
 from .distributed import World, join
 from .init import build

@@ -15,8 +15,9 @@ from test_draw_samples import synthetic_atlas
 from cpmv.inputs.processor import Processor
 from cpmv.inputs.text import Tokenizer
 from cpmv.model.config import ModelConfig, from_hf
-from cpmv.train.composed import LONGEST, ComposedSteps, Composer, PagePlan, Room, blank_fields, enlarged, stream_steps
+from cpmv.train.composed import LONGEST, Composer, PagePlan, Room, blank_fields
 from cpmv.train.composed_probe import ComposedProbe
+from cpmv.train.composed_steps import ComposedSteps, enlarged, stream_steps
 from cpmv.train.config import Combination, ComposedConfig, preprocessor_json, tiny_m, tiny_xs
 from cpmv.train.draw.display import Look
 from cpmv.train.draw.document import RECT, Document, Mark, Run, Sheet, Turn
