@@ -36,6 +36,7 @@ from .loop import Loop
 from .metrics import Log
 from .mixture import Mixture
 from .optim import Optimizer
+from .parts import freeze, part_of
 from .preference import Pair, PreferenceObjective, reference_log_probs
 from .recompute import recompute_blocks
 from .records import Record
@@ -342,8 +343,6 @@ def choose_parts(model: MiniCPMV, config: FinetuneConfig) -> None:
 
     Raises CpmvError for a part that cannot learn whole because its weights are quantised.
     """
-    from .pretrain import part_of
-
     packed = {part_of(name) for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     if stuck := packed & set(config.trained):
         raise CpmvError(
@@ -357,9 +356,7 @@ def choose_parts(model: MiniCPMV, config: FinetuneConfig) -> None:
         raise CpmvError(
             f"{', '.join(sorted(both))} has adapters and would learn whole too; freeze it or change --targets"
         )
-    model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in config.trained)
+    freeze(model, config.trained)
     for parameter in lora_parameters(model):
         parameter.requires_grad_(True)
 

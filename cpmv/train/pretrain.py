@@ -17,7 +17,6 @@ from ..device import choose
 from ..errors import CpmvError
 from ..model.attention import Segments, attention, segment_mask
 from ..model.config import LanguageConfig, from_hf
-from ..model.minicpmv import MiniCPMV
 from .composed import Composer, HostBatch, Room
 from .composed_probe import ComposedProbe
 from .composed_steps import ComposedSteps, stream_steps
@@ -29,6 +28,7 @@ from .joint_model import JointModel
 from .loop import Clock, Loop
 from .metrics import Log
 from .optim import Optimizer
+from .parts import freeze
 from .probe import Probe, summary_rows
 from .state import Progress, dense_weights, export, find_states, load_state, load_weights, read_export
 from .step import Step, own_stream
@@ -351,19 +351,6 @@ def _compiles(name: str, device: torch.device) -> str | None:
     if name == "aot":
         return "aot_eager"
     return "inductor" if name == "on" or (name == "auto" and device.type == "cuda") else None
-
-
-def freeze(model: MiniCPMV, trained: tuple[str, ...]) -> None:
-    """Leave only the parts named in `trained` with gradients; the rest stays bit-identical and has no moments."""
-    for name, param in model.named_parameters():
-        param.requires_grad_(part_of(name) in trained)
-
-
-def part_of(name: str) -> str:
-    """Which part a released parameter name belongs to."""
-    if "embed_tokens" in name or "lm_head" in name:
-        return "embeddings"
-    return {"vpm": "vision", "resampler": "resampler", "llm": "language"}[name.split(".", 1)[0]]
 
 
 def share_of(mix: dict[str, int], size: int) -> dict[str, int]:

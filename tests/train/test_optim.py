@@ -107,7 +107,7 @@ def test_positions_queries_norms_and_biases_do_not_decay(objective: JointObjecti
 
 
 def test_frozen_parts_are_left_bit_identical_and_without_moments() -> None:
-    from cpmv.train.pretrain import freeze, part_of
+    from cpmv.train.parts import freeze, part_of
 
     model = JointModel(build(toy_config(), "cpu", seed=0), CLASSES).train()
     freeze(model.model, ("resampler",))
