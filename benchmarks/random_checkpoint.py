@@ -25,6 +25,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cpmv.bench.random_model import COMMON, PREPROCESSOR, REAL, STD, TINY, is_quantised  # noqa: E402
 from cpmv.inputs.text import Tokenizer  # noqa: E402
 from cpmv.model.config import from_hf  # noqa: E402
 from cpmv.model.layers import Linear  # noqa: E402
@@ -33,78 +34,9 @@ from cpmv.weights.catalogue import empty_model  # noqa: E402
 from cpmv.weights.shards import Writable, write_shards  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
-STD = 0.02
 BLOCK = 1 << 23  # random numbers that are drawn; everything else repeats them
 SHARD_BYTES = 5_000_000_000
 
-REAL: dict[str, Any] = {
-    "vocab_size": 151748,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "bos_token_id": 151643,
-    "eos_token_id": 151645,
-    "vision_config": {
-        "hidden_size": 1152,
-        "image_size": 980,
-        "intermediate_size": 4304,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 27,
-        "patch_size": 14,
-        "model_type": "siglip",
-    },
-}
-TINY: dict[str, Any] = {
-    "vocab_size": 1105,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "bos_token_id": 1000,
-    "eos_token_id": 1002,
-    "vision_config": {**REAL["vision_config"], "hidden_size": 96, "image_size": 140, "intermediate_size": 200}
-    | {"num_attention_heads": 6, "num_hidden_layers": 3},
-}
-COMMON: dict[str, Any] = {
-    "architectures": ["MiniCPMV"],
-    "model_type": "minicpmv",
-    "version": 4.5,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000,
-    "rope_scaling": None,
-    "max_position_embeddings": 40960,
-    "attention_bias": False,
-    "use_sliding_window": False,
-    "tie_word_embeddings": False,
-    "query_num": 64,
-    "image_size": 448,
-    "patch_size": 14,
-    "slice_mode": True,
-    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448, "model_type": "minicpmv"},
-    "use_image_id": True,
-    "vision_batch_size": 16,
-    "drop_vision_last_layer": False,
-    "batch_3d_resampler": True,
-}
-PREPROCESSOR: dict[str, Any] = {
-    "image_processor_type": "MiniCPMVImageProcessor",
-    "processor_class": "MiniCPMVProcessor",
-    "max_slice_nums": 9,
-    "scale_resolution": 448,
-    "patch_size": 14,
-    "use_image_id": True,
-    "image_feature_size": 64,
-    "slice_mode": True,
-    "norm_mean": [0.5] * 3,
-    "norm_std": [0.5] * 3,
-    "version": 4.5,
-}
 QUANTIZATION: dict[str, dict[str, Any] | None] = {
     "bf16": None,
     "int4": {
@@ -120,14 +52,6 @@ QUANTIZATION: dict[str, dict[str, Any] | None] = {
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
     | {"modules_to_not_convert": None},
 }
-
-
-def is_quantised(name: str, format_: str) -> bool:
-    """Whether the released checkpoint of this format quantises a linear's weight."""
-    module = name.removesuffix(".weight").rpartition(".")[2]
-    if format_ == "int4":
-        return module not in ("out_proj", "kv_proj", "lm_head")
-    return format_ == "awq" and name.startswith("llm.model.layers.")
 
 
 class Random:
@@ -183,7 +107,7 @@ def tensors(config: dict[str, Any], format_: str, seed: int) -> list[Writable]:
     out: list[Writable] = []
     for turn, (name, parameter) in enumerate(model.named_parameters()):
         shape = tuple(parameter.shape)
-        if name in linears and is_quantised(name, format_):
+        if name in linears and is_quantised(name, "nf4" if format_ == "int4" else format_):
             out += quantised(name, example(shape), turn)
         else:
             out.append(plain(name, shape, random))

@@ -25,6 +25,7 @@ ALLOWED = {
     "train": {"errors", "device", "model", "inputs", "weights"},
     "api": {"errors", "device", "model", "inputs", "weights", "engine"},
     "evals": {"errors", "device", "model", "inputs", "weights", "engine", "api", "train"},
+    "bench": {"errors", "device", "model", "inputs", "weights", "engine", "kernels", "api"},
     "cluster": {"errors", "device", "model", "inputs", "weights", "engine", "batch", "serve", "api"},
     "compat": {"errors", "device", "api", "inputs", "weights"},
     "cli": {
@@ -41,6 +42,7 @@ ALLOWED = {
         "serve",
         "batch",
         "read",
+        "bench",
         "cluster",
     },
 }
