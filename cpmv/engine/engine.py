@@ -391,15 +391,17 @@ class Engine:
         """Return a snapshot; from any thread, without waiting for a step."""
         return snapshot(self._pool, self._scheduler, self._images, self._counters, len(self._inbox))
 
-    def forget(self) -> None:
+    def forget(self, *, weights: bool = True) -> None:
         """Forget shared prefixes and encoded pictures, and read the weights again: call it when they have changed.
 
-        Requests that run go on with the keys and values they have.
+        weights: False when new values were written into the very tensors that the engine multiplies with, so that
+        recorded steps stay valid. Requests that run go on with the keys and values they have.
         """
         with self._lock:
             self._pool.forget_all()
             self._images.clear()
-            self._runner.refresh()
+            if weights:
+                self._runner.refresh()
 
     def check_integrity(self) -> None:
         """Assert that every block, row and queue is accounted for."""
