@@ -131,7 +131,7 @@ class JointObjective:
         self.composer.feed(key, batch)
 
     def load(self, key: int, generator: torch.Generator | None) -> list[JointBatch]:
-        """Draw one step's micro-batches: those of `mix`, then the composed ones."""
+        """Draw one step's micro-batches: those of `mix`, then the composed ones; one where both are rows."""
         parts = []
         for shape, kinds in self._parts[key]:
             batches = [self.draw(kind, count, shape, generator) for kind, count in kinds]
@@ -139,6 +139,8 @@ class JointObjective:
         out = [self.assemble(parts, generator)] if parts else []
         if self.composer is not None:
             out.append(self.composer.load(key, self, generator))
+        if len(out) == 2 and out[0].offsets is not None:
+            return [join_rows(*out)]
         return out
 
     def draw(self, kind: str, count: int, shape: Shape | None, generator: torch.Generator | None) -> Batch:
@@ -309,6 +311,25 @@ def pack_row(
     moved = (offsets[rows // width] + rows % width).clamp(max=length - 1)
     fields = {"positions": column[None], "offsets": offsets.int(), "longest": width}
     return new_ids[None], new_targets[None], moved, fields
+
+
+def join_rows(first: JointBatch, second: JointBatch) -> JointBatch:
+    """Two packed batches as one, the second behind the first. Dense and query answers are the first's alone."""
+    assert first.offsets is not None and second.offsets is not None
+    assert first.positions is not None and second.positions is not None
+    length = first.input_ids.shape[1]
+    return JointBatch(
+        passes=[*first.passes, *second.passes],
+        input_ids=torch.cat((first.input_ids, second.input_ids), dim=1),
+        targets=torch.cat((first.targets, second.targets), dim=1),
+        rows=torch.cat((first.rows, second.rows + length)),
+        dense=first.dense,
+        regions=first.regions,
+        points=first.points,
+        positions=torch.cat((first.positions, second.positions), dim=1),
+        offsets=torch.cat((first.offsets[:-1], second.offsets + length)),
+        longest=max(first.longest, second.longest),
+    )
 
 
 def _unfold(pixels: Tensor, shape: Shape, patch: int) -> Tensor:

@@ -107,13 +107,15 @@ class _Run:
         self.unseen_steps: ComposedSteps | None = None
         if config.composed is not None:
             self.composer, self.steps, self.unseen_steps = self._composed()
+        packed_tokens = self._packed_tokens(sum(mix.values()))
+        self.model.packed = packed_tokens is not None
         self.objective = JointObjective(
             self.model,
             self.drawer,
             mix,
             config.combinations,
             aux_weight=config.aux_weight,
-            packed_tokens=self._packed_tokens(sum(mix.values())),
+            packed_tokens=packed_tokens,
             composer=self.composer,
             host_batches=self._host_batches,
         )
@@ -288,6 +290,7 @@ class _Run:
 
     def _stop_packing(self) -> None:
         self.objective.packed_tokens = None
+        self.model.packed = False
 
     def _export_stable(self) -> None:
         self._export("stable")
