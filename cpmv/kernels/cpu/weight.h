@@ -1,0 +1,112 @@
+// A quantised matrix as the kernels read it, and how its codes become numbers.
+//
+// Rows lie in tiles of 16, one row a lane. A 32-bit word holds one row's next codes of 4 bits: of the columns 2j and
+// 2j + 1 of eight, nibble j of its low and of its high half. So a shift and a lookup give pairs of neighbouring
+// columns, which is what a bfloat16 dot product takes, and no sum ever crosses lanes. Codes of 8 bits are two of 4;
+// codes of 6 are one of 4 and one of 2 in a plane of its own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace cpmv {
+
+constexpr int kRows = 16;  // rows of a tile
+
+// weight = scale * (table[code] + zero)                      kFlat, kZero: scale is float16
+// weight = outer * scale * code - outer_minimum * minimum    kNested, kNestedMinimum: outer ones are float16
+// weight = code                                              kNone
+// and each times its row's row_scales, where there are any.
+enum Mode : int32_t { kNone = 0, kFlat = 1, kZero = 2, kNested = 3, kNestedMinimum = 4 };
+
+struct Weight {
+  int32_t bits;     // 4, 6 or 8
+  int32_t mode;
+  int32_t lookup;   // 4 bits: whether the table is no straight line
+  int32_t group;    // columns that share a scale
+  int32_t outer;    // groups that share an outer scale
+  int32_t padding;
+  int64_t rows, columns;
+  const uint32_t* codes;          // [tiles, columns * min(bits, 4 or 8) / 32, 16]
+  const uint32_t* high;           // [tiles, columns / 16, 16], 6 bits only
+  const uint16_t* scales;         // [tiles, groups, 16]
+  const int8_t* small;            // [tiles, groups, 16]: zeros, or scales of nested modes
+  const uint8_t* minima;          // [tiles, groups, 16]
+  const uint16_t* outer_scales;   // [tiles, groups / outer, 16]
+  const uint16_t* outer_minima;   // [tiles, groups / outer, 16]
+  const float* row_scales;        // [tiles * 16]
+  float table[16];
+};
+
+inline int64_t tiles_of(const Weight& w) { return (w.rows + kRows - 1) / kRows; }
+
+// Vectors of the compiler's own, one number a row; it splits them where registers are shorter.
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint16_t vh __attribute__((vector_size(32)));
+typedef int8_t vb __attribute__((vector_size(16)));
+typedef uint8_t vub __attribute__((vector_size(16)));
+
+template <class V, class T>
+inline V load(const T* from) {
+  V out;
+  std::memcpy(&out, from, sizeof(V));
+  return out;
+}
+
+inline vf splat(float value) { return vf{} + value; }
+
+// float16 to float32, subnormals too; scales are never infinite.
+inline vf widen(const uint16_t* halves) {
+  vu bits = __builtin_convertvector(load<vh>(halves), vu);
+  vf magnitude = (vf)((bits & 0x7fffu) << 13) * 0x1p112f;
+  return (vf)((vu)magnitude | (bits & 0x8000u) << 16);
+}
+
+inline vf numbers(const int8_t* from) { return __builtin_convertvector(load<vb>(from), vf); }
+inline vf numbers(const uint8_t* from) { return __builtin_convertvector(load<vub>(from), vf); }
+
+inline float from_bf16(uint16_t value) {
+  uint32_t bits = uint32_t(value) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t(bits >> 16 | 0x40);  // NaN stays NaN
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// What a group's sum of table values becomes: value = scale * (sum + zero * inputs) - minimum * inputs.
+struct Scale {
+  vf scale, extra;
+};
+
+template <int MODE>
+inline Scale scale_of(const Weight& w, int64_t tile, int64_t group, int64_t groups) {
+  const int64_t at = (tile * groups + group) * kRows;
+  if constexpr (MODE == kFlat) return {widen(w.scales + at), vf{}};
+  if constexpr (MODE == kZero) return {widen(w.scales + at), numbers(w.small + at)};
+  if constexpr (MODE == kNested || MODE == kNestedMinimum) {
+    const int64_t outer = (tile * (groups / w.outer) + group / w.outer) * kRows;
+    const vf scale = widen(w.outer_scales + outer) * numbers(w.small + at);
+    if constexpr (MODE == kNested) return {scale, vf{}};
+    return {scale, widen(w.outer_minima + outer) * numbers(w.minima + at)};
+  }
+  return {splat(1.0f), vf{}};
+}
+
+template <int MODE>
+inline vf apply(vf sum, const Scale& s, float inputs) {
+  if constexpr (MODE == kNone) return sum;
+  if constexpr (MODE == kZero) return s.scale * (sum + s.extra * inputs);
+  if constexpr (MODE == kNestedMinimum) return s.scale * sum - s.extra * inputs;
+  return s.scale * sum;
+}
+
+}  // namespace cpmv
