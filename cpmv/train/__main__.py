@@ -1,4 +1,4 @@
-"""`python -m cpmv.train pretrain|sft|dpo ...`: argparse alone, so that it runs where only torch is."""
+"""`python -m cpmv.train pretrain|sft|dpo|rl ...`: argparse alone, so that it runs where only torch is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CpmvError
-from . import finetune_options
+from . import finetune_options, rl_options
 from .config import PRESETS, TrainConfig
 
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-tensorboard", action="store_true")
     sub.add_argument("--smoke", action="store_true", help="all stages in 120 steps, to see that everything works")
     finetune_options.add(commands)
+    rl_options.add(commands)
     return main
 
 
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None, progress: Callable[[str], Any] | Non
             from .distributed import relaunch
 
             return relaunch(args.gpus, arguments)
+        if args.command == "rl":
+            return rl_options.run(args, progress)
         if args.command != "pretrain":
             return finetune_options.run(args, progress)
         config = configure(args)
