@@ -113,9 +113,7 @@ def keys_and_values(
     return F.linear(keys, key_weight, key_bias), F.linear(values, value_weight, value_bias)
 
 
-def resample_row(
-    resampler: Resampler, keys: Tensor, values: Tensor, passes: Sequence[Pass]
-) -> Tensor:
+def resample_row(resampler: Resampler, keys: Tensor, values: Tensor, passes: Sequence[Pass]) -> Tensor:
     """Tokens [G, Q, E] of all groups of all passes, from keys and values [T, E]."""
     own = resampler.attn
     query = own.project(resampler.ln_q(resampler.query)[None], 0)  # [1, H, Q, D]

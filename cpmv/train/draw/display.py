@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -296,8 +297,18 @@ class Look:
     coarse: float = 0.25  # drawn as if enlarged from a smaller picture
 
 
+def _kernels() -> ModuleType | None:
+    """The Triton kernels, where Triton is installed."""
+    try:
+        from .. import kernels_draw
+    except ImportError:
+        return None
+    return kernels_draw
+
+
 class Display:
-    """Draws batches of sheets of one size. Make it before any capture; `compiled` fuses what touches every pixel."""
+    """Draws batches of sheets of one size. Make it before any capture; `compiled` fuses what touches every pixel: by
+    Triton kernels on a GPU, or by compiling where Triton is missing."""
 
     def __init__(
         self,
@@ -313,7 +324,8 @@ class Display:
         self.look = look or Look()
         self._find: Callable[..., Tensor] = topmost
         self._tiles: Callable[..., tuple[Tensor, Tensor, Tensor]] = glyph_tiles
-        if compiled:
+        self._kernels = _kernels() if compiled and atlas.ink.is_cuda else None
+        if compiled and self._kernels is None:
             self._find = torch.compile(topmost, dynamic=True)
             self._tiles = torch.compile(glyph_tiles, dynamic=True)
 
@@ -344,7 +356,10 @@ class Display:
             value = getattr(paper, name).repeat_interleave(frames_of, 0, output_size=groups * frames_of)[:count]
             setattr(paper, name, value)
         paper.base = batch.paper
-        picture = self.clean(batch, render_paper(paper, self.height, self.width))
+        if self._kernels is not None:
+            picture = self._kernels.draw_clean(batch, paper, self.atlas, self.capacity, self.height, self.width)
+        else:
+            picture = self.clean(batch, render_paper(paper, self.height, self.width))
         if damage is not None:
             picture = damage(picture)
         picture = self._coarsen(picture, chance, frames_of)
@@ -377,7 +392,10 @@ class Display:
         """Blur some, add noise, go to -1..1."""
         count, channels, height, width = picture.shape
         strength = chance.uniform(count) * 0.3 * chance.chosen(count, share=self.look.blur)
+        grain = draw_grain(chance, count, height, width, most=self.look.grain)
+        if self._kernels is not None:
+            finished: Tensor = self._kernels.finish(picture, strength, grain, dtype)
+            return finished
         flat = soften(picture.flatten(0, 1), strength.repeat_interleave(channels, output_size=count * channels))
         picture = flat.view_as(picture)
-        grain = draw_grain(chance, count, height, width, most=self.look.grain)
         return ((picture + grain.value * grain.tint).clamp(0, 1) * 2 - 1).to(dtype)
