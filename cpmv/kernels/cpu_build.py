@@ -32,7 +32,7 @@ _DIGITS = 16
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "cpmv_multiply": (None, [_P, _P, _I, _L, _P, _P, _I]),
-    "cpmv_most_rows": (_I, [_I]),
+    "cpmv_most_rows": (_I, [_P, _I]),
     "cpmv_multiply_many": (None, [_P, _P, _L, _P, _P, _I]),
     "cpmv_has_many": (_I, []),
     "cpmv_dequantize": (None, [_P, _L, _L, _I, _P, _I]),

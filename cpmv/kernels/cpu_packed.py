@@ -123,20 +123,20 @@ class CPUPacked:
         if x.dtype not in (torch.bfloat16, torch.float32):
             return self._multiply(x.float(), bias).to(x.dtype)
         x, is_bf16, num_rows = x.contiguous(), x.dtype is torch.bfloat16, x.shape[0]
-        if num_rows > self._library.cpmv_most_rows(is_bf16) and not (is_bf16 and self._library.cpmv_has_many()):
+        if num_rows > self._library.cpmv_most_rows(self._address, is_bf16) and not (
+            is_bf16 and self._library.cpmv_has_many()
+        ):
             return self._multiply_dequantized(x, bias)
         added = None if bias is None else bias.detach().float().contiguous()
         pointer = None if added is None else added.data_ptr()
         out = torch.empty(num_rows, self.shape[0], dtype=x.dtype)
         threads = torch.get_num_threads()
-        if num_rows <= self._library.cpmv_most_rows(is_bf16):
+        if num_rows <= self._library.cpmv_most_rows(self._address, is_bf16):
             self._library.cpmv_multiply(
                 self._address, x.data_ptr(), is_bf16, num_rows, pointer, out.data_ptr(), threads
             )
         else:
-            self._library.cpmv_multiply_many(
-                self._address, x.data_ptr(), num_rows, pointer, out.data_ptr(), threads
-            )
+            self._library.cpmv_multiply_many(self._address, x.data_ptr(), num_rows, pointer, out.data_ptr(), threads)
         return out
 
     def _multiply_dequantized(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -161,9 +161,7 @@ class CPUPacked:
     def repack(self, kind: str, raw: Tensor) -> None:
         """Fill codes, and scales that lie among them, from rows as stored, uint8 [N, bytes]."""
         assert raw.stride(1) == 1 and raw.dtype.itemsize == 1
-        self._library.cpmv_repack(
-            self._address, _KINDS[kind], raw.data_ptr(), raw.stride(0), torch.get_num_threads()
-        )
+        self._library.cpmv_repack(self._address, _KINDS[kind], raw.data_ptr(), raw.stride(0), torch.get_num_threads())
 
     def repack_awq(self, qweight: Tensor) -> None:
         qweight = qweight.contiguous()

@@ -20,12 +20,6 @@ inline vf bf16_to_floats(const uint16_t* from) {
   return (vf)(__builtin_convertvector(load<vh>(from), vu) << 16);
 }
 
-#if defined(__F16C__) && defined(__AVX512F__)
-inline vf halves_to_floats(const uint16_t* from) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
-#else
-inline vf halves_to_floats(const uint16_t* from) { return widen(from); }
-#endif
-
 inline float sum_of(vf v) {
   float out = 0;
   for (int i = 0; i < kRows; ++i) out += v[i];
@@ -42,7 +36,7 @@ void rows_product(const uint16_t* weight, int64_t columns, const float* x, float
     for (int r = 0; r < kTogether; ++r) {
       const uint16_t* from = weight + r * columns + k;
       __builtin_prefetch(from + 1024);
-      const vf w = TYPE == kBf16 ? bf16_to_floats(from) : halves_to_floats(from);
+      const vf w = TYPE == kBf16 ? bf16_to_floats(from) : widen(from);
       for (int m = 0; m < M; ++m) sums[m][r] += w * load<vf>(x + m * columns + k);
     }
   }

@@ -6,9 +6,6 @@
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define CPMV_BF16 1
-#include <immintrin.h>
-#elif defined(__AVX2__)
-#include <immintrin.h>
 #endif
 
 namespace cpmv {

@@ -124,10 +124,15 @@ void micro(int mb, const uint32_t* strip, const uint32_t* x, int64_t pairs, floa
   micro<12>(strip, x, pairs, c, first);
 }
 
-inline __m512i as_pairs(const Floats& v) {
-  const __m512i even = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v.even));
-  const __m512i odd = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v.odd));
-  return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+// Words 0 and 16, 1 and 17 ... of a vector become neighbours.
+inline __m512i interleaving() {
+  alignas(64) uint16_t places[32];
+  for (int i = 0; i < 32; ++i) places[i] = uint16_t(i % 2 * 16 + i / 2);
+  return _mm512_load_si512(places);
+}
+
+inline __m512i as_pairs(const Floats& v, __m512i places) {
+  return _mm512_permutexvar_epi16(places, (__m512i)_mm512_cvtne2ps_pbh((__m512)v.odd, (__m512)v.even));
 }
 
 }  // namespace
@@ -153,6 +158,7 @@ extern "C" void cpmv_multiply_many(
     }
   });
   const Tables tables = tables_of(w);
+  const __m512i places = interleaving();
   const int64_t tiles = tiles_of(w), depth = kDepth;
   parallel(threads, (tiles + kTiles - 1) / kTiles, 1, [&](int64_t begin, int64_t end) {
     std::vector<uint32_t> strip(size_t(depth / 2 * kTiles * kRows));
@@ -163,7 +169,7 @@ extern "C" void cpmv_multiply_many(
         for (int t = 0; t < kTiles; ++t) {
           const int64_t tile = std::min(tiles - 1, s * kTiles + t);  // a last one alone is computed twice
           decode(w, tile, tables, k0, k1, [&](int64_t pair, const Floats& v) {
-            _mm512_storeu_si512(strip.data() + ((pair - k0 / 2) * kTiles + t) * kRows, as_pairs(v));
+            _mm512_storeu_si512(strip.data() + ((pair - k0 / 2) * kTiles + t) * kRows, as_pairs(v, places));
           });
         }
         for (int64_t b = 0; b < blocks; ++b) {

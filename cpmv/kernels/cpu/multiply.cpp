@@ -7,17 +7,29 @@
 namespace cpmv {
 namespace {
 
-// Inputs of up to `rows` rows side by side, [pairs, rows], and each row's sums over groups, [groups, rows].
+constexpr int kMost = 8;  // rows of inputs that meet a code while it is in a register
+
+// `count` rows of inputs side by side, [pairs, rows], and each row's sums over groups, [groups, rows]. There are
+// kernels for 1, 2, 4 and 8 rows; those beyond the inputs' are zero.
 struct Inputs {
+  int64_t count;
+  int rows;
   std::vector<Input> values;
   std::vector<float> sums;
 };
 
+int round_up(int64_t rows) { return rows <= 2 ? int(rows) : rows <= 4 ? 4 : 8; }
+
 // x: float32 or bfloat16 [count, columns]. With bfloat16 products a float32 row becomes two, its rounding and the
 // remainder, `count` rows apart.
-Inputs gather(const Weight& w, const void* x, bool is_bf16, int64_t count, int rows) {
+Inputs gather(const Weight& w, const void* x, bool is_bf16, int64_t count) {
   const int64_t columns = w.columns, groups = columns / w.group;
-  Inputs in;
+#ifdef CPMV_BF16
+  const int rows = round_up(is_bf16 ? count : 2 * count);
+#else
+  const int rows = round_up(count);
+#endif
+  Inputs in{count, rows, {}, {}};
   in.values.assign(size_t(columns / 2 * kInputsPerPair * rows), Input{});
   in.sums.assign(size_t(groups * rows), 0.0f);
   for (int64_t m = 0; m < count; ++m) {
@@ -101,15 +113,13 @@ void tile_products(int rows, const Weight& w, int64_t tile, const Tables& t, con
   tile_products<4, kFlat, false>(rows, w, tile, t, in, out);
 }
 
-int round_up(int64_t rows) { return rows <= 2 ? int(rows) : rows <= 4 ? 4 : 8; }
-
 }  // namespace
 }  // namespace cpmv
 
 using namespace cpmv;
 
-// out [count, rows of w] = x [count, columns] wᵀ + bias, in x's dtype (bfloat16 or float32). count is at most
-// cpmv_most_rows; bias is float32 [rows of w] or null.
+// out [count, rows of w] = x [count, columns] wᵀ + bias, in x's dtype (bfloat16 or float32). bias is float32 [rows of
+// w] or null. A few tiles stay in the cache while eight rows of x after eight meet them.
 extern "C" void cpmv_multiply(
     const Weight* weight, const void* x, int is_bf16, int64_t count, const float* bias, void* out, int threads) {
   const Weight& w = *weight;
@@ -118,23 +128,30 @@ extern "C" void cpmv_multiply(
 #else
   const bool split = false;
 #endif
-  const int rows = round_up(split ? 2 * count : count);
-  const Inputs in = gather(w, x, is_bf16, count, rows);
+  const int64_t most = split ? kMost / 2 : kMost, size = is_bf16 ? 2 : 4;
+  std::vector<Inputs> blocks;
+  for (int64_t m = 0; m < count; m += most) {
+    blocks.push_back(gather(w, (const char*)x + m * w.columns * size, is_bf16, std::min(most, count - m)));
+  }
   const Tables tables = tables_of(w);
   parallel(threads, tiles_of(w), 4, [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[8 * kRows];
-    for (int64_t tile = begin; tile < end; ++tile) {
-      tile_products(rows, w, tile, tables, in, sums);
-      const int64_t first = tile * kRows, last = std::min(w.rows, first + kRows);
-      for (int64_t m = 0; m < count; ++m) {
-        for (int64_t n = first; n < last; ++n) {
-          float value = sums[m * kRows + n - first] + (split ? sums[(m + count) * kRows + n - first] : 0.0f);
-          if (w.row_scales) value *= w.row_scales[n];
-          if (bias) value += bias[n];
-          if (is_bf16) {
-            ((uint16_t*)out)[m * w.rows + n] = to_bf16(value);
-          } else {
-            ((float*)out)[m * w.rows + n] = value;
+    alignas(64) float sums[kMost * kRows];
+    for (size_t b = 0; b < blocks.size(); ++b) {
+      const Inputs& in = blocks[b];
+      for (int64_t tile = begin; tile < end; ++tile) {
+        tile_products(in.rows, w, tile, tables, in, sums);
+        const int64_t first = tile * kRows, last = std::min(w.rows, first + kRows);
+        for (int64_t m = 0; m < in.count; ++m) {
+          const int64_t row = (int64_t(b) * most + m) * w.rows;
+          for (int64_t n = first; n < last; ++n) {
+            float value = sums[m * kRows + n - first] + (split ? sums[(m + in.count) * kRows + n - first] : 0.0f);
+            if (w.row_scales) value *= w.row_scales[n];
+            if (bias) value += bias[n];
+            if (is_bf16) {
+              ((uint16_t*)out)[row + n] = to_bf16(value);
+            } else {
+              ((float*)out)[row + n] = value;
+            }
           }
         }
       }
@@ -142,12 +159,12 @@ extern "C" void cpmv_multiply(
   });
 }
 
-// The most rows of x that one call takes.
-extern "C" int cpmv_most_rows(int is_bf16) {
+// Up to how many rows of x cpmv_multiply is faster than what dequantises first.
+extern "C" int cpmv_most_rows(const Weight* weight, int is_bf16) {
 #ifdef CPMV_BF16
-  return is_bf16 ? 8 : 4;
+  return (weight->bits == 4 ? 96 : 16) / (is_bf16 ? 1 : 2);
 #else
-  (void)is_bf16;
-  return 8;
+  (void)weight, (void)is_bf16;
+  return 16;
 #endif
 }

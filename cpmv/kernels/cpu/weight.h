@@ -10,6 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace cpmv {
 
 constexpr int kRows = 16;  // rows of a tile
@@ -59,14 +63,27 @@ inline V load(const T* from) {
 inline vf splat(float value) { return vf{} + value; }
 
 // float16 to float32, subnormals too; scales are never infinite.
+#if defined(__AVX512F__)
+inline vf widen(const uint16_t* halves) { return (vf)_mm512_cvtph_ps(load<__m256i>(halves)); }
+#else
 inline vf widen(const uint16_t* halves) {
   vu bits = __builtin_convertvector(load<vh>(halves), vu);
   vf magnitude = (vf)((bits & 0x7fffu) << 13) * 0x1p112f;
   return (vf)((vu)magnitude | (bits & 0x8000u) << 16);
 }
+#endif
 
-inline vf numbers(const int8_t* from) { return __builtin_convertvector(load<vb>(from), vf); }
-inline vf numbers(const uint8_t* from) { return __builtin_convertvector(load<vub>(from), vf); }
+#if defined(__AVX512F__)
+inline vf numbers(const int8_t* from) { return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))); }
+inline vf numbers(const uint8_t* from) { return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load<__m128i>(from))); }
+#else
+inline vf numbers(const int8_t* from) {
+  return __builtin_convertvector(__builtin_convertvector(load<vb>(from), vi), vf);
+}
+inline vf numbers(const uint8_t* from) {
+  return __builtin_convertvector(__builtin_convertvector(load<vub>(from), vi), vf);
+}
+#endif
 
 inline float from_bf16(uint16_t value) {
   uint32_t bits = uint32_t(value) << 16;
@@ -82,7 +99,7 @@ inline uint16_t to_bf16(float value) {
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// What a group's sum of table values becomes: value = scale * (sum + zero * inputs) - minimum * inputs.
+// What a group's sum of table values becomes: scale * sum + extra * (sum of inputs).
 struct Scale {
   vf scale, extra;
 };
@@ -91,12 +108,15 @@ template <int MODE>
 inline Scale scale_of(const Weight& w, int64_t tile, int64_t group, int64_t groups) {
   const int64_t at = (tile * groups + group) * kRows;
   if constexpr (MODE == kFlat) return {widen(w.scales + at), vf{}};
-  if constexpr (MODE == kZero) return {widen(w.scales + at), numbers(w.small + at)};
+  if constexpr (MODE == kZero) {
+    const vf scale = widen(w.scales + at);
+    return {scale, scale * numbers(w.small + at)};
+  }
   if constexpr (MODE == kNested || MODE == kNestedMinimum) {
     const int64_t outer = (tile * (groups / w.outer) + group / w.outer) * kRows;
     const vf scale = widen(w.outer_scales + outer) * numbers(w.small + at);
     if constexpr (MODE == kNested) return {scale, vf{}};
-    return {scale, widen(w.outer_minima + outer) * numbers(w.minima + at)};
+    return {scale, -(widen(w.outer_minima + outer) * numbers(w.minima + at))};
   }
   return {splat(1.0f), vf{}};
 }
@@ -104,8 +124,7 @@ inline Scale scale_of(const Weight& w, int64_t tile, int64_t group, int64_t grou
 template <int MODE>
 inline vf apply(vf sum, const Scale& s, float inputs) {
   if constexpr (MODE == kNone) return sum;
-  if constexpr (MODE == kZero) return s.scale * (sum + s.extra * inputs);
-  if constexpr (MODE == kNestedMinimum) return s.scale * sum - s.extra * inputs;
+  if constexpr (MODE == kZero || MODE == kNestedMinimum) return s.scale * sum + s.extra * inputs;
   return s.scale * sum;
 }
 
