@@ -159,11 +159,10 @@ class Room:
         self.composed = composed
         self.query_num = config.resampler.query_num
         singles, pages, packages = composed.singles, composed.pages, composed.packages
-        area = self.page.refined[0] * self.page.refined[1] / (448 * 448)
         self.capacities = {
-            "singles": Capacity.of(singles, 70, 30, 9, 48),
-            "pages": Capacity.of(pages, int(200 * max(1.0, area)), 64, 14, 60),
-            "frames": Capacity.of(packages * PACKAGE, 12, 12, 8, 16),
+            "singles": Capacity.of(singles, *composed.single_glyphs, 48),
+            "pages": Capacity.of(pages, *composed.page_glyphs, 60),
+            "frames": Capacity.of(packages * PACKAGE, *composed.frame_glyphs, 16),
         }
         self.num_visual = (singles + pages * (1 + self.page.num_slices) + packages) * self.query_num
         self.num_documents = singles + pages + packages + composed.texts
@@ -265,32 +264,47 @@ class Composer:
 
     def load(self, key: int, objective: Any, generator: torch.Generator | None) -> JointBatch:
         """Draw the batch of a key. objective: for position ids and spatial tables."""
+        passes = self.draw(key, objective, generator)
+        objective.branches.join()
+        return self.batch(key, passes)
+
+    def draw(self, key: int, objective: Any, generator: torch.Generator | None) -> list[Pass]:
+        """Draw the pictures of a key, in branches of `objective.branches` that the caller joins."""
         host, room, displays = self._fields[key], self.rooms[key], self._displays[key]
         sheets, corruption = host.sheets, host.corruption
         chance = Chance(self.device, generator)
         passes: list[Pass] = []
         if "singles" in sheets:
-            damage = partial(_corrupted, arrays=corruption.get("singles"), chance=chance)
-            pictures = displays["singles"].draw(sheets["singles"], chance, damage=damage)
-            pixels = displays["singles"].finish(pictures, chance, self.dtype)
-            passes.append(objective.picture_pass(room.single, pixels[:, None], generator))
+            with objective.branches.branch():
+                damage = partial(_corrupted, arrays=corruption.get("singles"), chance=chance)
+                pictures = displays["singles"].draw(sheets["singles"], chance, damage=damage)
+                pixels = displays["singles"].finish(pictures, chance, self.dtype)
+                passes.append(objective.picture_pass(room.single, pixels[:, None], generator))
         if "pages" in sheets:
-            passes += self._pages(host, room, displays["pages"], chance, objective, generator)
+            with objective.branches.branch():
+                passes += self._pages(host, room, displays["pages"], chance, objective, generator)
         if "frames" in sheets:
-            pictures = displays["frames"].draw(sheets["frames"], chance, frames_of=PACKAGE)
-            pixels = displays["frames"].finish(pictures, chance, self.dtype).unflatten(0, (-1, PACKAGE))
-            passes.append(objective.picture_pass(room.frame, pixels, generator, host.temporal, host.present))
+            with objective.branches.branch():
+                pictures = displays["frames"].draw(sheets["frames"], chance, frames_of=PACKAGE)
+                pixels = displays["frames"].finish(pictures, chance, self.dtype).unflatten(0, (-1, PACKAGE))
+                temporal = host.temporal.clone()
+                passes.append(objective.picture_pass(room.frame, pixels, generator, temporal, host.present))
+        return passes
+
+    def batch(self, key: int, passes: list[Pass]) -> JointBatch:
+        """The batch of drawn passes. Nothing in it shares memory with what `feed` overwrites."""
+        host = self._fields[key]
         empty = host.ids.new_zeros(0)
         return JointBatch(
             passes=passes,
-            input_ids=host.ids[None],
-            targets=host.targets[None],
-            rows=host.rows,
+            input_ids=host.ids.clone()[None],
+            targets=host.targets.clone()[None],
+            rows=host.rows.clone(),
             dense=empty,
             regions=empty,
             points=empty,
-            positions=host.positions[None],
-            offsets=host.offsets,
+            positions=host.positions.clone()[None],
+            offsets=host.offsets.clone(),
             longest=LONGEST,
         )
 

@@ -188,6 +188,20 @@ class _Filler:
         )
 
 
+def unlearnt(labels: list[int], learn: list[bool]) -> list[int]:
+    """The labels without those of the answers that are not to be learnt; answers are runs of labels, in order."""
+    if all(learn):
+        return labels
+    out, answer = list(labels), -1
+    for place, label in enumerate(labels):
+        if label == IGNORE:
+            continue
+        answer += place == 0 or labels[place - 1] == IGNORE
+        if not learn[answer]:
+            out[place] = IGNORE
+    return out
+
+
 def enlarged(sheet: Sheet, scale: float, width: int, height: int) -> Sheet:
     """The sheet drawn `scale` times larger, on width x height px."""
     out = Sheet(width, height, sheet.paper, [], [], sheet.regions)
@@ -256,7 +270,8 @@ class ComposedSteps(torch.utils.data.Dataset[HostBatch]):
         elif where == "frames":
             media = {"max_slice_nums": 1, "use_image_id": False}
         groups = document.groups if where == "frames" else None
-        return self.processor.encode(messages, enable_thinking=thinking, temporal_ids=groups, **media)
+        ids, labels, bounds = self.processor.encode(messages, enable_thinking=thinking, temporal_ids=groups, **media)
+        return ids, unlearnt(labels, [turn.learn for turn in document.turns]), bounds
 
     def _stand_in(self, size: tuple[int, int]) -> PIL.Image.Image:
         if size not in self._stand_ins:

@@ -76,6 +76,8 @@ class ComposedConfig:
     singles: pictures; pages: pictures that are sliced; packages: groups of up to six frames; texts: conversations
     without pictures. tokens: length of the row they share. Kinds outside `whole_page_kinds` are drawn larger on a page.
     corrupted_singles, corrupted_pages: of the singles and pages, so many have text regions that are noisy or covered.
+    single_glyphs, page_glyphs, frame_glyphs: room for glyphs of up to 16, 27 and 41 px a sheet on average; where a
+    document does not fit, another is drawn.
     """
 
     singles: int = 64
@@ -85,6 +87,9 @@ class ComposedConfig:
     tokens: int = 14336
     corrupted_singles: int = 0
     corrupted_pages: int = 0
+    single_glyphs: tuple[int, int, int] = (80, 30, 9)
+    page_glyphs: tuple[int, int, int] = (220, 80, 14)
+    frame_glyphs: tuple[int, int, int] = (12, 12, 8)
     single_kinds: dict[str, float] = field(default_factory=dict)
     page_kinds: dict[str, float] = field(default_factory=dict)
     clip_kinds: dict[str, float] = field(default_factory=dict)
@@ -347,6 +352,76 @@ def tiny_s2() -> TrainConfig:
     )
 
 
+# What pictures become that are neither sliced nor tiny: about 256 patches of any aspect. Half of the reading is on the
+# square one, whose tokens hold most of what users send; phase-shifted ids carry over to the grids between these.
+J3_GRIDS = (
+    Combination(((16, 16), (14, 18)), (16, 16), (16, 16), (448, 448), (16, 16)),
+    Combination(((16, 16), (20, 13)), (11, 11), (13, 20), (430, 510), (13, 20)),
+    Combination(((16, 16), (11, 23)), (14, 18), (18, 14), (448, 672), (18, 14)),
+    Combination(((16, 16), (13, 20)), (10, 13), (16, 16), (640, 480), (16, 16)),
+    Combination(((16, 16), (23, 11)), (16, 16), (20, 13), (448, 448), (14, 18)),
+    Combination(((15, 17), (9, 28)), (13, 10), (11, 23), (500, 420), (16, 16)),
+    Combination(((18, 14), (28, 9)), (8, 8), (14, 18), (672, 672), (20, 13)),
+    Combination(((19, 19), (17, 15)), (12, 12), (16, 16), (224, 448), (15, 17)),
+)
+
+
+def tiny_j3() -> TrainConfig:
+    """Everything the bundled model does, in one batch, on from the bundle: what it was weakest at most.
+
+    A document holds up to nine questions about one picture, so that answers of a word (left or right, how many, which
+    way, the largest) are as many as lines of text. Names and labels are any words, dates of examples any format. The
+    rate decays over the last half of the same run.
+
+    Command:  cpmv train pretrain --preset tiny-j3 --init cpmv/bundled --atlas atlas.npz --tokenizer tok --out runs/j3
+    Time:     12 minutes on one H200.
+    Expected: see docs/tiny-model.md.
+    """
+    model = tiny_m()
+    composed = ComposedConfig(
+        singles=112,
+        pages=20,
+        packages=36,
+        texts=32,
+        tokens=30720,
+        corrupted_singles=13,
+        corrupted_pages=3,
+        single_glyphs=(56, 8, 2),
+        page_glyphs=(170, 70, 10),
+        frame_glyphs=(2, 2, 2),
+        single_kinds={
+            "scene": 4.2,
+            "chart": 2.4,
+            "table": 1.5,
+            "form": 1.3,
+            "label": 2.0,
+            "receipt": 1.1,
+            "several": 1.8,
+            "think": 2.2,
+            "page": 1.0,
+        },
+        page_kinds={**_PAGES, "page": 9.0, "think": 0.4},
+        clip_kinds={"clip": 1.0, "think_clip": 0.06},
+        text_kinds={"text": 1.0, "think_text": 1.0},
+    )
+    return TrainConfig(
+        model=model,
+        preprocessor=preprocessor_json(model),
+        seconds=720.0,
+        tokens_per_sample=100,
+        mix={"text": 240, "scene": 48, "clip": 36, "textonly": 24},
+        combinations=J3_GRIDS,
+        composed=composed,
+        unseen_grids=((17, 17), (12, 21), (21, 12), (10, 25), (15, 16)),
+        peak_lr=2e-3,
+        schedule=Schedule("wsd", warmup_steps=150, decay_fraction=0.5, floor=0.01),
+        aux_weight=0.0,
+        evaluate_every_s=1e9,
+        evaluate_samples=32,
+        keep_stable=False,
+    )
+
+
 def tiny_j1_s() -> TrainConfig:
     """The same start with the small model, for ablations.
 
@@ -390,5 +465,6 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny-j1-s": tiny_j1_s,
     "tiny-j2": tiny_j2,
     "tiny-s2": tiny_s2,
+    "tiny-j3": tiny_j3,
     "tiny-words": tiny_words,
 }

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from test_draw_documents import PAGES, SIZES, toy_metrics
 
+from cpmv.train.draw.charset import drawn_characters
+from cpmv.train.draw.date_formats import draw_format, known_format
 from cpmv.train.draw.document import ELLIPSE, FRAME, LINE, RECT, WEDGE, Document, Run, Sheet
 from cpmv.train.draw.documents import Maker
 from cpmv.train.draw.prompts import YES_NO
@@ -115,43 +117,36 @@ def test_a_single_production_date_is_answered_as_printed(maker: Maker) -> None:
         assert answer == document.meta["facts"]["made"]
 
 
-def formats(text: str) -> tuple[int, int, int]:
-    """Year, month, day of a date in any of the formats."""
-    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-    for pattern, order in (
-        (r"^(\d{4})[-./](\d\d)[-./](\d\d)$", (0, 1, 2)),
-        (r"^(\d\d)[.-](\d\d)[.-](\d{4})$", (2, 1, 0)),
-        (r"^(\d\d)/(\d\d)/(\d{4})$", (2, 0, 1)),
-        (r"^(\d\d) (\w{3}) (\d{4})$", (2, 1, 0)),
-        (r"^(\w{3}) (\d+), (\d{4})$", (2, 0, 1)),
-    ):
-        match = re.match(pattern, text)
-        if match:
-            parts = [months.index(part) + 1 if part in months else int(part) for part in match.groups()]
-            return parts[order[0]], parts[order[1]], parts[order[2]]
-    raise AssertionError(text)
-
-
-def shape_of(text: str) -> str:
-    return re.sub(r"[A-Z][a-z]{2}", "M", re.sub(r"\d{1,2}(?!\d)", "9", re.sub(r"\d{4}", "Y", text)))
-
-
 def test_a_series_keeps_one_format_and_never_the_held_out_one() -> None:
     seen = set()
     for held_out in (False, True):
         maker = Maker(toy_metrics(), held_out=held_out)
-        for document in made(maker, "label", "production_date_series", 60, [(224, 224), (168, 224)]):
-            answers = [turn.answer for turn in document.turns]
-            assert 2 <= len(answers) == len(document.sheets) <= 4
+        for document in made(maker, "label", "production_date_series", 80, [(224, 224), (168, 224)]):
+            answers, dates = [turn.answer for turn in document.turns], document.meta["dates"]
+            assert 2 <= len(answers) == len(document.sheets) == len(dates) <= 4
             assert len({turn.question for turn in document.turns}) == 1
-            assert len({shape_of(answer) for answer in answers}) == 1
-            if not held_out:
-                seen.add(shape_of(answers[0]))
-                assert shape_of(answers[0]) != "M 9, Y"
-            for sheet, answer in zip(document.sheets, answers, strict=True):
-                written = "\n".join(texts(sheet))
-                assert any(date_text(form, *formats(answer)) in written for form in range(6))
-    assert len(seen) == 7
+            for sheet, turn, (date, printed) in zip(document.sheets, document.turns, dates, strict=True):
+                assert any(printed in text for text in texts(sheet))
+                kept = date_text(4, *date)
+                assert (turn.answer == kept) <= (held_out and document.meta["form"] == "held out")
+                assert str(date[2]) in turn.answer and f"{date[0] % 100:02d}" in turn.answer
+            learnt = [turn.learn for turn in document.turns]
+            assert all(learnt[1:]) and learnt[0] == (answers[0] == dates[0][1])
+            seen.add(document.meta["form"])
+    assert "held out" in seen and len(seen) > 60  # formats, hundreds of which are drawn
+
+
+def test_date_formats_write_the_date_and_never_the_held_out_form() -> None:
+    rng = np.random.default_rng(4)
+    drawn = {draw_format(rng) for _ in range(3000)}
+    assert len(drawn) > 300
+    for made_up in drawn:
+        text = made_up.write((2017, 8, 25))
+        assert "25" in text and "17" in text and text != "Aug 25, 2017"
+        assert set(text) <= set(drawn_characters())
+    for form in (0, 1, 2, 3, 5):
+        assert known_format(form).write((2017, 8, 5)) == date_text(form, 2017, 8, 5)
+    assert all("17" in draw_format(rng, printed=True).write((2017, 8, 25)) for _ in range(50))
 
 
 def test_markdown_holds_the_cells_as_drawn(maker: Maker) -> None:
@@ -285,7 +280,7 @@ def test_chart_answers_follow_the_values(maker: Maker) -> None:
 
 def test_answers_repeat_what_stands_elsewhere_when_a_region_is_derivable(maker: Maker) -> None:
     shares = []
-    for document in made(maker, "page", "page_read", 60, [(448, 672), (672, 672)]):
+    for document in made(maker, "page", "page_prose", 60, [(448, 672), (672, 672)]):
         regions = document.sheets[0].regions
         shares.append(sum(region.derivable for region in regions) / len(regions))
         written = " ".join(texts(document.sheets[0]))

@@ -157,8 +157,8 @@ def test_a_chat_asks_different_things_about_one_picture() -> None:
         document = make("scene", "scene_chat", seed)
         lengths[len(document.turns)] += 1
         assert [t.num_sheets for t in document.turns] == [1] + [0] * (len(document.turns) - 1)
-        assert len(document.meta["kinds"]) == len(document.turns)
-    assert set(lengths) == {2, 3}
+        assert len({turn.question for turn in document.turns}) == len(document.turns) >= len(document.meta["kinds"])
+    assert min(lengths) <= 2 and max(lengths) >= 7
 
 
 def test_what_changed_is_the_only_difference() -> None:

@@ -19,7 +19,7 @@ from .document import FRAME, LINE, RECT, Box, Colour, Mark, Metrics, Region, Run
 
 ASCENT, DESCENT = 0.8, 0.24  # of an em: what a line of text takes above and below its baseline
 LEAST_CONTRAST = 0.35  # luminance between text and what it stands on
-_PAGE_AREA = 300_000  # px: larger sheets are pages, which are read in slices
+_PAGE_AREA = 95_000  # px: larger sheets are pages, which are read in slices and hold more
 _ONE_SLICE = 118_000  # px: larger sheets are sliced, and a slice is not enlarged
 _LEAST_EM = {"han": 12.0, "single": 10.0, "sliced": 11.0}
 _BOLD = re.compile(r"Bold|Demi|Black|_RB")

@@ -15,7 +15,7 @@ from .content import MONTHS, WEEKDAYS
 from .document import Colour, Document, Turn
 from .plots import Plot, draw_bars, draw_line, draw_pie
 from .prompts import COLOURS, YES_NO
-from .questions import ask
+from .questions import ask, row_of_turns
 
 if TYPE_CHECKING:
     from .documents import Maker, Task
@@ -58,7 +58,7 @@ def _labels(maker: Maker, rng: np.random.Generator, count: int, language: int, s
     """Names of the categories; a line runs over time."""
     content = maker.content
     draw = rng.random()
-    if sort == "line" or draw < 0.25:
+    if draw < (0.4 if sort == "line" else 0.12):
         quarters = ["Q1", "Q2", "Q3", "Q4"] if not language else ["春", "夏", "秋", "冬"]
         days = [day[:3] for day in WEEKDAYS[0]] if not language else [day[-1] for day in WEEKDAYS[1]]
         runs = [
@@ -70,12 +70,15 @@ def _labels(maker: Maker, rng: np.random.Generator, count: int, language: int, s
             run = runs[int(rng.integers(len(runs)))]
             start = int(rng.integers(len(run) - count + 1))
             return run[start : start + count]
-    if draw < 0.4:
+    draw = rng.random()
+    if draw < 0.1:
         names = content.people(rng, 3 * count, language)
-    elif draw < 0.5:
+    elif draw < 0.2:
         names = content.cities(rng, 3 * count, language)
-    elif draw < 0.6 and not language:
+    elif draw < 0.26 and not language:
         names = content.sample(rng, list("ABCDEFGHJKLMNPRST"), count)
+    elif draw < 0.75:
+        names = content.distinct(rng, count + 2, language, min(longest, 10))
     else:
         names = content.goods(rng, 3 * count, language) + content.distinct(rng, count, language, longest)
     names = list(dict.fromkeys(name for name in names if len(name) <= longest))[:count]
@@ -208,6 +211,20 @@ def _apart(chart: Chart, one: float, other: float) -> bool:
     return abs(one - other) >= (0.02 if chart.plot.printed else 0.06) * top and one != other
 
 
+_CHAT = {"chart_value": 5.0, "chart_largest": 2.0, "chart_smallest": 2.0, "chart_category": 1.5, "chart_more": 1.0,
+         "chart_count": 0.5, "chart_title": 0.3, "chart_colour": 0.3}  # fmt: skip
+
+
+def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """A row of short questions about one chart."""
+    canvas, chart = compose(maker, rng, width, height, "chart_value")
+    language = int(canvas.han)
+    turns = row_of_turns(rng, _CHAT, lambda task: _answer(task, canvas, chart, language), language,
+                         most=canvas.between(3, 7), room=70)  # fmt: skip
+    meta = {"sort": chart.sort, "labels": chart.plot.labels, "values": chart.plot.values, "printed": chart.plot.printed}
+    return Document("chart_chat", [canvas.sheet], turns, language, meta=meta)
+
+
 def _task(task: str) -> Task:
     def make(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
         canvas, chart = compose(maker, rng, width, height, task)
@@ -223,7 +240,7 @@ def _task(task: str) -> Task:
 
 
 WEIGHTS: dict[str, float] = {
-    "chart_value": 5.0, "chart_largest": 1.5, "chart_smallest": 1.5, "chart_category": 1.2, "chart_count": 0.6,
-    "chart_title": 0.8, "chart_colour": 0.6, "chart_table": 1.0, "chart_more": 1.0,
+    "chart_value": 3.0, "chart_largest": 2.0, "chart_smallest": 2.0, "chart_category": 1.2, "chart_count": 0.6,
+    "chart_title": 0.6, "chart_colour": 0.4, "chart_table": 1.0, "chart_more": 0.8, "chart_chat": 8.0,
 }  # fmt: skip
-TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS}
+TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS if name != "chart_chat"} | {"chart_chat": _chat}

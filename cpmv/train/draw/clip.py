@@ -20,7 +20,7 @@ from .shapes import Shapes
 MAX_FRAMES = 6
 OBJECTS = 2
 MAX_TEMPORAL_ID = 600  # tenths of a second: one minute
-WEIGHTS = {"direction": 5.0, "faster": 1.0, "slower": 0.6, "first": 1.2, "last": 0.8, "moves": 0.6, "shape": 0.5}
+WEIGHTS = {"direction": 8.0, "faster": 1.0, "slower": 0.6, "first": 1.2, "last": 0.8, "moves": 0.6, "shape": 0.4}
 
 
 class ClipWords:

@@ -243,8 +243,12 @@ class Content:
 
 @lru_cache(maxsize=2)
 def content_of(held_out: bool) -> Content:
-    """The content of one side of the split, built once a process."""
-    return Content(held_out=held_out)
+    """The content of one side of the split, built once a process; the training side's names are mostly new ones."""
+    if held_out:
+        return Content(held_out=True)
+    from .fresh_content import FreshContent
+
+    return FreshContent()
 
 
 ENGLISH_MONEY = ("${}", "€{}", "£{}", "{}", "{} EUR", "{} USD", "{}€", "$ {}")

@@ -74,13 +74,15 @@ class Sheet:
 class Turn:
     """A question about `num_sheets` further sheets (they stand before it), its answer, and the reasoning, if any.
 
-    thinking: "" answers in fast mode, with the empty think block.
+    thinking: "" answers in fast mode, with the empty think block. learn: whether training asks for the answer; an
+    example that nothing before it tells is only to be read.
     """
 
     question: str
     answer: str
     num_sheets: int = 0
     thinking: str = ""
+    learn: bool = True
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
-"""Clips of many frames in packages: short events, order, turns, swapped cups, text that goes by.
+"""Clips of frames in packages: short events, order, turns, swapped cups, text that goes by, and two shapes in motion.
 
-6 to 18 frames in packages of 1 to 6, whose size is drawn for each clip; times are tenths of a second from a random
-start, with a random step and jitter. Events last one or two frames, so a clip that is sampled too thinly misses them.
+6 to 18 frames (2 to 6 of shapes in motion) in packages of 1 to 6, whose size is drawn for each clip; times are tenths
+of a second from a random start, with a random step and jitter. Half of the clips in packages of one frame have no
+times: their id is -1, as a picture's. Events last one or two frames, so a clip that is sampled too thinly misses them.
 """
 
 from __future__ import annotations
@@ -12,77 +13,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .document import ELLIPSE, RECT, TRIANGLE, Colour, Document, Mark, Run, Sheet, Turn
-from .figures import Figure, colour_word, draw_pair, draw_paper, figure_marks, place_of, place_word, visible_colours
+from .document import ELLIPSE, RECT, TRIANGLE, Colour, Document, Mark, Run, Sheet
+from .figures import (
+    colour_word,
+    place_of,
+    place_word,
+)
+from .mixed_lines import mixed_line
+from .motion import motion
 from .prompts import DIRECTIONS
-from .scenes import draw_language, wording
-from .wordings import EVENTS
+from .stage import Stage
 
 if TYPE_CHECKING:
     from .documents import Maker
 
-_PACKING = (0.15, 0.1, 0.25, 0.1, 0.1, 0.3)  # shares of packages of 1 to 6 frames
-_LAST_START = 600  # tenths of a second
 _ORDINALS = (("first", "second", "third"), ("一", "二", "三"))
 _THINK = (("start", "swap"), ("开始", "交换"))
-Frames = list[Sheet]
 
 
-class _Stage:
-    """What all frames of a clip share."""
-
-    def __init__(self, maker: Maker, rng: np.random.Generator, width: int, height: int) -> None:
-        self.maker, self.rng, self.width, self.height = maker, rng, width, height
-        self.paper = draw_paper(rng)
-        self.language = draw_language(rng)
-        self.radius = min(width, height) * float(rng.uniform(0.1, 0.15))
-
-    def between(self, low: int, high: int) -> int:
-        return int(self.rng.integers(low, high + 1))
-
-    def pairs(self, count: int) -> list[tuple[str, str]]:
-        """Colours, all different, with a shape each."""
-        colours = [str(c) for c in self.rng.permutation(visible_colours(self.paper))[:count]]
-        return [draw_pair(self.rng, [colour], self.maker.held_out) for colour in colours]
-
-    def figure(self, pair: tuple[str, str], x: float, y: float) -> Figure:
-        return Figure(pair[1], pair[0], x, y, self.radius)
-
-    def sheet(self, figures: Sequence[Figure]) -> Sheet:
-        marks = [mark for figure in figures for mark in figure_marks(figure, self.paper)]
-        return Sheet(self.width, self.height, self.paper, marks)
-
-    def places(self, count: int) -> list[tuple[float, float]]:
-        """Well apart: cells of a 3 x 2 or 2 x 3 layout, in random order, a little off their middles."""
-        columns, rows = (3, 2) if self.width >= self.height else (2, 3)
-        cells = self.rng.permutation(columns * rows)[:count]
-        jitter = self.rng.uniform(-0.06, 0.06, (count, 2))
-        return [
-            ((c % columns + 0.5 + a) * self.width / columns, (c // columns + 0.5 + b) * self.height / rows)
-            for c, (a, b) in zip(cells, jitter, strict=True)
-        ]
-
-    def point(self) -> tuple[float, float]:
-        """Anywhere a figure fits."""
-        r = self.radius + 1
-        return float(self.rng.uniform(r, self.width - r)), float(self.rng.uniform(r, self.height - r))
-
-    def clip(self, task: str, frames: Frames, answer: str, *values: str, trace: str = "", **meta: object) -> Document:
-        """The document, packaged and timed. values fill the question's slots."""
-        rng = self.rng
-        size = 1 + int(rng.choice(6, p=_PACKING))
-        step = max(1, round(20.0 ** float(rng.random())))
-        start = int(rng.random() ** 2 * _LAST_START) + 1
-        jitter = rng.integers(-1, 2, len(frames)) * (step > 3)
-        times = [start + i * step + int(j) for i, j in enumerate(jitter)]
-        groups = [times[i : i + size] for i in range(0, len(times), size)]
-        question = wording(rng, EVENTS, task, self.language).format(*values)
-        thinking = trace if trace and rng.random() < 0.5 else ""
-        turn = Turn(question, answer, len(frames), thinking)
-        return Document(f"clip_{task}", frames, [turn], self.language, groups, dict(meta))
-
-
-def _spans(stage: _Stage, count: int, total: int, *, shortest: int = 1, longest: int = 2) -> list[range]:
+def _spans(stage: Stage, count: int, total: int, *, shortest: int = 1, longest: int = 2) -> list[range]:
     """Up to `count` spans of frames, apart by at least one."""
     spans: list[range] = []
     place = stage.between(0, 1)
@@ -96,7 +45,7 @@ def _spans(stage: _Stage, count: int, total: int, *, shortest: int = 1, longest:
     return spans
 
 
-def _flashes(stage: _Stage) -> Document:
+def _flashes(stage: Stage) -> Document:
     """One shape comes and goes while others stay."""
     total = stage.between(6, 16)
     flashing, *others = stage.pairs(stage.between(1, 3))
@@ -110,7 +59,7 @@ def _flashes(stage: _Stage) -> Document:
     return stage.clip("count_flashes", frames, str(len(spans)), name, spans=[(s.start, s.stop) for s in spans])
 
 
-def _which_flashed(stage: _Stage) -> Document:
+def _which_flashed(stage: Stage) -> Document:
     total = stage.between(6, 16)
     flashing, *others = stage.pairs(stage.between(2, 4))
     spots = stage.places(1 + len(others))
@@ -122,7 +71,7 @@ def _which_flashed(stage: _Stage) -> Document:
     return stage.clip("which_flashed", frames, colour_word(flashing[0], stage.language), span=(span.start, span.stop))
 
 
-def _bounces(stage: _Stage) -> Document:
+def _bounces(stage: Stage) -> Document:
     """A shape goes to and fro between two walls and turns where it meets one."""
     pair = stage.pairs(1)[0]
     across = stage.rng.random() < 0.5
@@ -144,7 +93,7 @@ def _bounces(stage: _Stage) -> Document:
     return stage.clip("count_bounces", frames, answer, colour_word(pair[0], stage.language), leg=leg, first=first)
 
 
-def _order(stage: _Stage, task: str) -> Document:
+def _order(stage: Stage, task: str) -> Document:
     """Three shapes appear one after the other and stay."""
     total = stage.between(6, 14)
     pairs = stage.pairs(3)
@@ -159,7 +108,7 @@ def _order(stage: _Stage, task: str) -> Document:
     return stage.clip("nth", frames, names[index], number, starts=starts)
 
 
-def _path(stage: _Stage, legs: Sequence[tuple[float, float, int]]) -> list[tuple[float, float]]:
+def _path(stage: Stage, legs: Sequence[tuple[float, float, int]]) -> list[tuple[float, float]]:
     """Points of a path of legs (dx, dy, frames) that lies wholly on the sheet, from a random start."""
     xs, ys = [0.0], [0.0]
     for dx, dy, count in legs:
@@ -172,7 +121,7 @@ def _path(stage: _Stage, legs: Sequence[tuple[float, float, int]]) -> list[tuple
     return [(x + a, y + b) for a, b in zip(xs, ys, strict=True)]
 
 
-def _turn(stage: _Stage, task: str) -> Document:
+def _turn(stage: Stage, task: str) -> Document:
     """A shape moves one way, turns once, and moves another."""
     pair = stage.pairs(1)[0]
     names = list(DIRECTIONS)
@@ -190,7 +139,7 @@ def _turn(stage: _Stage, task: str) -> Document:
     return stage.clip(task, frames, said, colour_word(pair[0], stage.language), headings=(first, second))
 
 
-def _place(stage: _Stage, task: str) -> Document:
+def _place(stage: Stage, task: str) -> Document:
     """A shape moves straight from one ninth of the sheet to another."""
     pair = stage.pairs(1)[0]
     for _ in range(60):
@@ -206,7 +155,7 @@ def _place(stage: _Stage, task: str) -> Document:
     return stage.clip(task, frames, place_word(name, stage.language), colour_word(pair[0], stage.language))
 
 
-def _speeds(stage: _Stage, task: str) -> Document:
+def _speeds(stage: Stage, task: str) -> Document:
     """Three shapes on three tracks, at speeds that differ clearly."""
     stage.radius = min(stage.radius, min(stage.width, stage.height) / 8)
     pairs, total = stage.pairs(3), stage.between(5, 12)
@@ -226,10 +175,14 @@ def _speeds(stage: _Stage, task: str) -> Document:
     return stage.clip(task, frames, answer, reach=reach)
 
 
-def _card(stage: _Stage) -> Document:
+def _card(stage: Stage) -> Document:
     """A card with a word or number passes by."""
     maker, rng, language = stage.maker, stage.rng, stage.language
-    text = maker.content.title_word(rng, language) if rng.random() < 0.7 else str(stage.between(10, 9999))
+    text = (
+        mixed_line(rng, 10, most=2, han=bool(language) and rng.random() < 0.6, held_out=maker.held_out)
+        if rng.random() < 0.75
+        else maker.content.title_word(rng, language)
+    )
     face = maker.metrics.choose(rng, han=not text.isascii())
     em = float(min(rng.uniform(13, 20), (stage.width - 24) / max(1.0, maker.metrics.width(text, face, 1.0))))
     wide, high = maker.metrics.width(text, face, em) + 10, em * 1.7
@@ -247,7 +200,7 @@ def _card(stage: _Stage) -> Document:
     return stage.clip("card", frames, text)
 
 
-def _swaps(stage: _Stage) -> Document:
+def _swaps(stage: Stage) -> Document:
     """Three cups: a ball is seen under one, then pairs of cups change places, twice or three times."""
     slots = [stage.width * share for share in (0.2, 0.5, 0.8)]
     cups, ball = [0, 1, 2], stage.between(0, 2)
@@ -272,7 +225,7 @@ def _swaps(stage: _Stage) -> Document:
     return stage.clip("swaps", frames, names[cups[ball]], trace="\n".join(lines), cups=cups, ball=ball)
 
 
-def _cups(stage: _Stage, xs: Sequence[float], lift: Sequence[float], cup: Colour, ball: int | None) -> Sheet:
+def _cups(stage: Stage, xs: Sequence[float], lift: Sequence[float], cup: Colour, ball: int | None) -> Sheet:
     """One frame; with `ball`, its cup is raised and the ball seen below."""
     marks: list[Mark] = []
     w, h = stage.width * 0.1, stage.height * 0.32
@@ -292,7 +245,7 @@ Task = Callable[["Maker", np.random.Generator, int, int], Document]
 
 def _task(make: Callable[..., Document], *names: str) -> Task:
     def task(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
-        return make(_Stage(maker, rng, width, height), *names)
+        return make(Stage(maker, rng, width, height), *names)
 
     return task
 
@@ -303,12 +256,12 @@ TASKS: dict[str, Task] = {
     "turn_after": _task(_turn, "turn_after"), "turn_before": _task(_turn, "turn_before"),
     "end_place": _task(_place, "end_place"), "start_place": _task(_place, "start_place"),
     "speed_rank": _task(_speeds, "speed_rank"), "fastest": _task(_speeds, "fastest"),
-    "slowest": _task(_speeds, "slowest"),
+    "slowest": _task(_speeds, "slowest"), "motion": _task(motion),
 }  # fmt: skip
 WEIGHTS: dict[str, float] = {
     "count_flashes": 2.0, "which_flashed": 1.0, "count_bounces": 1.2, "order": 1.5, "nth": 1.0, "card": 1.5,
     "turn_after": 1.5, "turn_before": 1.0, "end_place": 0.7, "start_place": 0.5, "speed_rank": 0.6, "fastest": 0.4,
-    "slowest": 0.4,
+    "slowest": 0.4, "motion": 36.0,
 }  # fmt: skip
 THINK_TASKS: dict[str, Task] = {"swaps": _task(_swaps)}
 THINK_WEIGHTS: dict[str, float] = {"swaps": 1.0}

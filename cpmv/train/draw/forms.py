@@ -16,7 +16,7 @@ from .canvas import ASCENT, DESCENT, Canvas, Unfit
 from .content import Content
 from .document import ELLIPSE, LINE, RECT, Document, Turn
 from .prompts import YES_NO
-from .questions import ask
+from .questions import ask, row_of_turns
 
 if TYPE_CHECKING:
     from .documents import Maker, Task
@@ -46,6 +46,8 @@ _TITLES = (
      "Visitor form", "Delivery note", "Guest card", "Leave request", "Contact form"),
     ("登记表", "申请表", "定单", "会员表", "访客登记", "联系表", "报名表", "调查表"),
 )  # fmt: skip
+
+_FRESH_KEYS = 0.25
 
 
 @dataclass(slots=True)
@@ -88,11 +90,20 @@ def _value(content: Content, rng: np.random.Generator, sort: str, language: int)
     return made[sort]()
 
 
+def _key(maker: Maker, rng: np.random.Generator, names: tuple[str, str, str], language: int) -> str:
+    """The name of a field; one in four is any word instead."""
+    if maker.held_out or rng.random() > _FRESH_KEYS:
+        return names[language]
+    return maker.content.title_word(rng, language)
+
+
 def write(maker: Maker, canvas: Canvas, num_fields: int, num_groups: int, *, empty: bool) -> Form:
     """A form with that many fields and groups. empty: leave one field blank."""
     rng, content, language = canvas.rng, maker.content, int(canvas.han)
     chosen = [_FIELDS[int(i)] for i in rng.permutation(len(_FIELDS))[:num_fields]]
-    fields = [(names[language], _value(content, rng, names[2], language)) for names in chosen]
+    fields = [(_key(maker, rng, names, language), _value(content, rng, names[2], language)) for names in chosen]
+    if len({key for key, _ in fields}) < len(fields):
+        raise Unfit("a key stands twice")
     if empty and fields:
         index = canvas.between(0, len(fields) - 1)
         fields[index] = (fields[index][0], "")
@@ -100,7 +111,9 @@ def write(maker: Maker, canvas: Canvas, num_fields: int, num_groups: int, *, emp
     form = Form(title if canvas.chance(0.7) else "", fields)
     for place in rng.permutation(len(_GROUPS))[:num_groups].tolist():
         key, options = _GROUPS[place][language], list(_GROUPS[place][2 + language])
-        if canvas.chance(0.25):
+        if canvas.chance(0.3):
+            key = _key(maker, rng, (key, key, ""), language)
+        if canvas.chance(0.4):
             options = content.distinct(rng, canvas.between(2, 3), language, 7)
         options = options[: canvas.between(2, 4)]
         count = 1 if canvas.chance(0.8) or len(options) < 3 else 2
@@ -264,6 +277,19 @@ def _answer(task: str, canvas: Canvas, form: Form, language: int) -> tuple[str, 
     return YES_NO[language][0 if option in group.ticked else 1], (option,)
 
 
+def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """A row of questions about one form."""
+    canvas, form = compose(maker, rng, width, height, whole=False, boxes=rng.random() < 0.6, empty=False)
+    language = int(canvas.han)
+    tasks = {"form_field": 5.0, "form_title": 0.4}
+    if form.groups:
+        tasks |= {"form_ticked": 1.0, "form_is_ticked": 2.0}
+    turns = row_of_turns(rng, tasks, lambda task: _answer(task, canvas, form, language), language,
+                         most=canvas.between(2, 6), room=100)  # fmt: skip
+    meta = {"fields": form.fields, "groups": [(g.key, g.options, g.ticked) for g in form.groups]}
+    return Document("form_chat", [canvas.sheet], turns, language, meta=meta)
+
+
 def _task(task: str) -> Task:
     def make(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
         boxes, empty = task in ("form_ticked", "form_is_ticked"), task == "form_empty"
@@ -279,7 +305,7 @@ def _task(task: str) -> Task:
 
 
 WEIGHTS: dict[str, float] = {
-    "form_json": 3.0, "form_field": 3.0, "form_ticked": 1.2, "form_is_ticked": 1.0, "form_title": 0.5,
-    "form_empty": 0.6,
+    "form_json": 5.0, "form_field": 1.5, "form_ticked": 0.8, "form_is_ticked": 0.6, "form_title": 0.4,
+    "form_empty": 0.5, "form_chat": 3.0,
 }  # fmt: skip
-TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS}
+TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS if name != "form_chat"} | {"form_chat": _chat}

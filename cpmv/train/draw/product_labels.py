@@ -1,7 +1,8 @@
 """Product labels: a production date among other dates and numbers, alone or after examples that set the date format.
 
-The five Latin date formats and the Chinese one are printed. A question on one label is answered as printed; in a series
-of labels every answer has the format that the first answer set, whatever is printed.
+The five Latin date formats, the Chinese one and now and then others are printed. A question on one label is answered as
+printed; in a series of labels every answer has the format that the first answer set, whatever is printed. Two series in
+three follow a format of `date_formats`, of which there are hundreds, so that the examples must be looked at.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .canvas import ASCENT, DESCENT, Canvas, Unfit
+from .date_formats import KNOWN, DateFormat, draw_format, known_format
 from .document import ELLIPSE, RECT, TRIANGLE, Document, Turn
 from .questions import ask
 from .words import date_text
@@ -43,9 +45,9 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "price": (("Price",), ("价格",)),
 }  # fmt: skip
 _WEIGHTS_TEXT = ("g", "kg", "ml", "L", "oz")
-# Formats of answers in a series: the five printed ones (number 4 is held out) and three that are never printed.
-_SERIES_FORMS = 8
-_HELD_OUT_FORM = 4
+_HELD_OUT_FORM = 4  # of answers in a series
+_OTHER_PRINTED = 0.12  # share of labels whose dates are printed in a format of the grammar
+_DRAWN_SHARE = 0.66  # of series whose answers have a format of the grammar
 
 
 @dataclass(slots=True)
@@ -54,22 +56,9 @@ class Label:
 
     product: str
     made: Date
-    form: int
     facts: dict[str, str] = field(default_factory=dict)
     rows: list[tuple[str, str, bool]] = field(default_factory=list)  # key, value, derivable
     lines: list[str] = field(default_factory=list)
-
-
-def series_date(form: int, date: Date) -> str:
-    """A date in an answer format: 0-4 as `date_text`, 5 to 7 year.month.day, year/month/day, day-month-year."""
-    year, month, day = date
-    if form < 5:
-        return date_text(form, year, month, day)
-    return (
-        f"{year:04d}.{month:02d}.{day:02d}",
-        f"{year:04d}/{month:02d}/{day:02d}",
-        f"{day:02d}-{month:02d}-{year:04d}",
-    )[form - 5]
 
 
 def _later(date: Date, months: int) -> Date:
@@ -77,7 +66,11 @@ def _later(date: Date, months: int) -> Date:
     return year + (month - 1 + months) // 12, (month - 1 + months) % 12 + 1, day
 
 
-def _write(maker: Maker, canvas: Canvas, num_rows: int, form: int) -> Label:
+def _printed(form: int | DateFormat, date: Date) -> str:
+    return form.write(date) if isinstance(form, DateFormat) else date_text(form, *date)
+
+
+def _write(maker: Maker, canvas: Canvas, num_rows: int, form: int | DateFormat) -> Label:
     """Choose what a label of about `num_rows` rows says; the production date is always there."""
     rng, content, language = canvas.rng, maker.content, int(canvas.han)
     made = content.day(rng)
@@ -89,14 +82,14 @@ def _write(maker: Maker, canvas: Canvas, num_rows: int, form: int) -> Label:
     mixed = canvas.chance(0.15)
 
     def shown(date: Date) -> str:
-        return date_text(int(rng.integers(5)) if mixed else form, *date)
+        return _printed(int(rng.integers(5)) if mixed else form, date)
 
-    label = Label(content.product(rng, language), made, form)
+    label = Label(content.product(rng, language), made)
     amount = (canvas.between(1, 20) * 50, canvas.between(1, 9))[canvas.between(0, 1)]
     size = f"{amount}{' ' if canvas.chance(0.5) else ''}{_WEIGHTS_TEXT[canvas.between(0, 4)]}"
     near = content.day(rng)
     facts = {
-        "made": date_text(form, *made), "expires": shown(until), "packed": shown(_later(made, canvas.between(0, 2))),
+        "made": _printed(form, made), "expires": shown(until), "packed": shown(_later(made, canvas.between(0, 2))),
         "tested": shown((made[0], made[1], min(28, made[2] + 1))), "printed": shown((made[0], near[1], near[2])),
         "lot": content.code(rng), "weight": size, "origin": content.city(rng, language),
         "life": f"{months}个月" if language else f"{months} months", "maker": content.shop(rng, language),
@@ -211,12 +204,14 @@ def _decorate(canvas: Canvas, margin: float) -> float:
     return 0.0
 
 
-def compose(maker: Maker, rng: np.random.Generator, width: int, height: int, *, form: int | None = None,
+def compose(maker: Maker, rng: np.random.Generator, width: int, height: int, *, form: int | DateFormat | None = None,
             named: bool | None = None) -> tuple[Canvas, Label]:  # fmt: skip
     """A label on a sheet. form: the printed date format. named: whether the product's name stands on it."""
     canvas = maker.canvas(rng, width, height)
     if form is None:
         form = 5 if canvas.han and canvas.chance(0.5) else int(rng.integers(5))
+        if canvas.chance(_OTHER_PRINTED) and not maker.held_out:
+            form = draw_format(rng, printed=True)
     named = canvas.chance(0.65) if named is None else named
     most = int((height - 2 * canvas.margin) / (canvas.em * 1.3)) - 2 * named
     most = min(most, int(canvas.limits.glyphs * canvas.ease / 26))
@@ -249,20 +244,34 @@ def _one(task: str) -> Task:
 
 
 def _series(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
-    """Two to four labels with one question; all answers in one format, which the earlier ones show."""
-    forms = [form for form in range(_SERIES_FORMS) if form != _HELD_OUT_FORM or maker.held_out]
-    form = _HELD_OUT_FORM if maker.held_out and rng.random() < 0.4 else forms[int(rng.integers(len(forms)))]
+    """Two to four labels with one question; all answers in one format, which the earlier ones show.
+
+    The first answer is learnt only where its label prints that very format: else nothing tells it.
+    """
+    printed: int | DateFormat | None = None
+    if maker.held_out and rng.random() < 0.4:
+        printed = _HELD_OUT_FORM
+        answer_format, name = None, "held out"
+    elif rng.random() < _DRAWN_SHARE:
+        answer_format = draw_format(rng)
+        name = repr(answer_format)
+    else:
+        form = KNOWN[int(rng.integers(len(KNOWN)))]
+        answer_format, name = known_format(form), str(form)
+        printed = form if form < 5 else None
+    printed = printed if rng.random() < 0.5 else None  # the first label often prints the answers' format
     count = int(rng.integers(2, 5))
-    # Often the first label prints that very format, as its answer has no example to follow.
-    printed = [form if index == 0 and form < 5 and rng.random() < 0.6 else None for index in range(count)]
     language = int(rng.random() < 0.25)
     question = ask(rng, "production_date", language)
-    sheets, turns = [], []
-    for first in printed:
-        canvas, label = compose(maker, rng, width, height, form=first)
+    sheets, turns, shown = [], [], []
+    for number in range(count):
+        canvas, label = compose(maker, rng, width, height, form=printed if number == 0 else None)
         sheets.append(canvas.sheet)
-        turns.append(Turn(question, series_date(form, label.made), 1))
-    return Document("production_date_series", sheets, turns, language, meta={"form": form, "num_examples": count - 1})
+        shown.append((label.made, label.facts["made"]))
+        answer = date_text(_HELD_OUT_FORM, *label.made) if answer_format is None else answer_format.write(label.made)
+        turns.append(Turn(question, answer, 1, learn=number > 0 or answer == label.facts["made"]))
+    meta = {"form": name, "num_examples": count - 1, "dates": shown}
+    return Document("production_date_series", sheets, turns, language, meta=meta)
 
 
 WEIGHTS: dict[str, float] = {

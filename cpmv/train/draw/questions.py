@@ -7,8 +7,11 @@ Training and evaluation ask from the same tables; layouts stay apart. Where a ta
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from .canvas import Unfit
+from .document import Turn
 from .questions_data import CHARTS, FORMS, TABLES
 from .questions_text import LABELS, PAGES, RECEIPTS
 
@@ -49,3 +52,43 @@ def ask(rng: np.random.Generator, task: str, language: int, *values: str) -> str
 def ordinal(number: int) -> tuple[str, str]:
     """The two slot values of an ordinal, from 1."""
     return ORDINALS[number - 1], str(number)
+
+
+def row_of_turns(
+    rng: np.random.Generator,
+    weights: Mapping[str, float],
+    answer: Callable[[str], tuple[str, tuple[str, ...]]],
+    language: int,
+    *,
+    most: int,
+    room: int,
+) -> list[Turn]:
+    """Up to `most` different questions about one sheet, whose answers have at most `room` characters together.
+
+    weights: of the tasks; answer: answer and slot values of a task, or Unfit. Raises Unfit when fewer than two remain.
+    """
+    names, shares = list(weights), shares_of(weights)
+    turns: list[Turn] = []
+    asked: set[tuple[str, ...]] = set()
+    for _ in range(3 * most):
+        task = names[int(rng.choice(len(names), p=shares))]
+        try:
+            text, values = answer(task)
+        except Unfit:
+            continue
+        if (task, *values) in asked or not text or len(text) > room:
+            continue
+        asked.add((task, *values))
+        room -= len(text)
+        turns.append(Turn(ask(rng, task, language, *values), text, 0 if turns else 1))
+        if len(turns) == most:
+            break
+    if len(turns) < 2:
+        raise Unfit("too few questions")
+    return turns
+
+
+def shares_of(weights: Mapping[str, float]) -> list[float]:
+    """Weights that sum to 1."""
+    total = sum(weights.values())
+    return [weight / total for weight in weights.values()]

@@ -13,7 +13,7 @@ import numpy as np
 from .canvas import ASCENT, DESCENT, Canvas, Unfit
 from .content import Money
 from .document import Colour, Document, Turn
-from .questions import ask
+from .questions import ask, row_of_turns
 
 if TYPE_CHECKING:
     from .documents import Maker, Task
@@ -240,52 +240,68 @@ def compose(maker: Maker, rng: np.random.Generator, width: int, height: int) -> 
     return canvas, receipt, _draw(canvas, receipt)
 
 
+def _answer(task: str, canvas: Canvas, receipt: Receipt, lines: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Answer and slot values. Raises Unfit when this receipt has no single answer."""
+    what, items = task.removeprefix("receipt_"), receipt.items
+    if what in ("price", "dearest", "count") and len(items) < 2:
+        raise Unfit("too few items")
+    if what == "price":
+        index = canvas.between(0, len(items) - 1)
+        return _price_text(lines, receipt, index), (items[index][0],)
+    if what == "dearest":
+        prices = sorted(cents for _, cents in items)
+        if prices[-1] == prices[-2]:
+            raise Unfit("two dearest items")
+        return max(items, key=lambda item: item[1])[0], ()
+    if what == "count":
+        return str(len(items)), ()
+    if what == "read":
+        return "\n".join(lines), ()
+    if what == "shop":
+        return receipt.shop, ()
+    printed = receipt.printed.get("cash" if what == "paid" else what)
+    if printed is None:
+        raise Unfit(f"no {what} on this receipt")
+    return printed, ()
+
+
 def _task(task: str) -> Task:
     def make(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
         canvas, receipt, lines = compose(maker, rng, width, height)
-        language = maker.language(canvas)
-        values: tuple[str, ...] = ()
-        items = receipt.items
-        what = task.removeprefix("receipt_")
-        if what in ("price", "dearest", "count") and len(items) < 2:
-            raise Unfit("too few items")
-        if what == "price":
-            index = canvas.between(0, len(items) - 1)
-            language, values = int(canvas.han), (items[index][0],)
-            answer = _price_text(lines, receipt, index)
-        elif what == "dearest":
-            prices = sorted(cents for _, cents in items)
-            if prices[-1] == prices[-2]:
-                raise Unfit("two dearest items")
-            answer = max(items, key=lambda item: item[1])[0]
-        elif what == "count":
-            answer = str(len(items))
-        elif what == "read":
-            answer = "\n".join(lines)
-        elif what == "shop":
-            answer = receipt.shop
-        else:
-            printed = receipt.printed.get("cash" if what == "paid" else what)
-            if printed is None:
-                raise Unfit(f"no {what} on this receipt")
-            answer = printed
+        answer, values = _answer(task, canvas, receipt, lines)
+        language = int(canvas.han) if values else maker.language(canvas)
         turn = Turn(ask(rng, task, language, *values), answer, 1)
-        meta = {"cents": receipt.cents, "items": items, "lines": lines}
+        meta = {"cents": receipt.cents, "items": receipt.items, "lines": lines}
         return Document(task, [canvas.sheet], [turn], language, meta=meta)
 
     return make
 
 
+def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """A row of questions about one receipt."""
+    canvas, receipt, lines = compose(maker, rng, width, height)
+    language = int(canvas.han)
+    tasks = {name: weight for name, weight in WEIGHTS.items() if name not in ("receipt_read", "receipt_chat")}
+    turns = row_of_turns(rng, tasks, lambda task: _answer(task, canvas, receipt, lines), language,
+                         most=canvas.between(2, 6), room=90)  # fmt: skip
+    meta = {"cents": receipt.cents, "items": receipt.items, "lines": lines}
+    return Document("receipt_chat", [canvas.sheet], turns, language, meta=meta)
+
+
 def _price_text(lines: list[str], receipt: Receipt, index: int) -> str:
     """The price of an item as printed."""
-    rows = [row for row in receipt.rows if row.right]
-    start = next(place for place, row in enumerate(rows) if receipt.items[0][0] in row.left)
+    rows, name = [row for row in receipt.rows if row.right], receipt.items[0][0]
+    start = next(
+        place
+        for place, row in enumerate(rows)
+        if row.left == name or row.left.startswith(f"{name} x") or row.left.endswith(f" x {name}")
+    )
     return rows[start + index].right
 
 
 WEIGHTS: dict[str, float] = {
     "receipt_total": 4.0, "receipt_subtotal": 0.5, "receipt_tax": 0.6, "receipt_price": 1.5, "receipt_paid": 0.5,
     "receipt_change": 0.6, "receipt_date": 0.6, "receipt_shop": 0.6, "receipt_count": 0.6, "receipt_dearest": 0.8,
-    "receipt_read": 1.5,
+    "receipt_read": 1.5, "receipt_chat": 4.0,
 }  # fmt: skip
-TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS}
+TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS if name != "receipt_chat"} | {"receipt_chat": _chat}

@@ -116,7 +116,7 @@ class Drawer:
         sequence_length: int = 176,
         max_lines: int = 6,
         han_share: float = HAN_SHARE,
-        most_shapes: int = 8,
+        most_shapes: int = 9,
         dtype: torch.dtype | None = None,
         compile_drawing: bool = False,
     ) -> None:

@@ -46,6 +46,8 @@ MAX_LISTED = 7  # figures of a full description: seven are at most about 150 tok
 CHINESE_SHARE = 0.3
 _CLEAR_GAP = 0.12  # of the side, between two figures that are compared
 _LARGER = 1.25
+_DEEP_COUNTS = 0.3  # share of plain counts that are counted in steps first
+_SHORT_ROWS = 0.7  # share of chats that are rows of short questions
 
 Templates = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]  # by kind, English and Chinese
 Say = tuple[str, str]  # question, answer
@@ -90,7 +92,7 @@ def draw_scene(
 ) -> Scene:
     """A scene of `least` to `most` figures, fewer on small sheets. No two touch, none leaves the sheet."""
     paper = draw_paper(rng)
-    weights = np.array([1.0 if n <= 4 else 0.6 if n <= 6 else 0.4 for n in range(least, most + 1)])
+    weights = np.array([1.0 if n <= 4 else 0.85 if n <= 6 else 0.75 for n in range(least, most + 1)])
     number = least + int(rng.choice(len(weights), p=weights / weights.sum()))
     places = LAYOUTS[int(rng.choice(len(LAYOUTS), p=LAYOUT_SHARES))](rng, width, height, number)
     if len(places) < least:
@@ -314,28 +316,40 @@ def draw_language(rng: np.random.Generator) -> int:
     return int(rng.random() < CHINESE_SHARE)
 
 
+def count_trace(scene: Scene, language: int) -> str:
+    """The figures one by one, numbered, in reading order where it is clear, else from the left."""
+    order = reading_order(scene) or sorted(scene.figures, key=lambda f: f.x)
+    return "\n".join(f"{number}. {pair_word(f.pair, language)}" for number, f in enumerate(order, 1))
+
+
 def _scene(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
     language = draw_language(rng)
     scene = draw_scene(rng, width, height, maker.held_out)
     kind, (question, answer) = ask(scene, rng, language)
-    return Document(f"scene_{kind}", [scene.sheet(rng)], [Turn(question, answer, 1)], language, meta={"scene": scene})
+    thinking = count_trace(scene, language) if kind == "count" and rng.random() < _DEEP_COUNTS else ""
+    turn = Turn(question, answer, 1, thinking)
+    return Document(f"scene_{kind}", [scene.sheet(rng)], [turn], language, meta={"scene": scene})
 
 
 def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
-    """Two or three different questions about one picture, one after another."""
+    """Several different questions about one picture, one after another: two or three, or a whole row of short ones."""
     language = draw_language(rng)
     scene = draw_scene(rng, width, height, maker.held_out, least=2)
     turns: list[Turn] = []
     asked: set[str] = set()
-    room = 150
-    for number in range(int(rng.integers(2, 4))):
-        leave = asked | ({"describe"} if room < 140 else set())
-        kind, (question, answer) = ask(scene, rng, language, leave=frozenset(leave))
-        asked.add(kind)
+    kinds: set[str] = set()
+    room, short = 150, rng.random() < _SHORT_ROWS
+    for _ in range(int(rng.integers(5, 10) if short else rng.integers(2, 4))):
+        leave = frozenset({"describe"} if short or room < 140 else set()) | (frozenset() if short else kinds)
+        kind, (question, answer) = ask(scene, rng, language, leave=leave)
+        if question in asked or len(answer) > room:
+            continue
+        asked.add(question)
+        kinds.add(kind)
         room -= len(answer)
-        turns.append(Turn(question, answer, 1 if number == 0 else 0))
-    return Document("scene_chat", [scene.sheet(rng)], turns, language, meta={"scene": scene, "kinds": sorted(asked)})
+        turns.append(Turn(question, answer, 1 if not turns else 0))
+    return Document("scene_chat", [scene.sheet(rng)], turns, language, meta={"scene": scene, "kinds": sorted(kinds)})
 
 
 TASKS: dict[str, Callable[[Maker, np.random.Generator, int, int], Document]] = {"scene": _scene, "scene_chat": _chat}
-WEIGHTS: dict[str, float] = {"scene": 1.0, "scene_chat": 0.3}
+WEIGHTS: dict[str, float] = {"scene": 0.7, "scene_chat": 1.0}

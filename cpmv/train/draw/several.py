@@ -27,6 +27,7 @@ from .figures import (
     toned,
     visible_colours,
 )
+from .mixed_lines import mixed_line
 from .prompts import DIRECTIONS, NOTHING, YES_NO
 from .scenes import Scene, describe, draw_language, draw_scene, wording
 from .wordings import SEVERAL
@@ -150,8 +151,10 @@ def _is_free(figure: Figure, others: list[Figure]) -> bool:
 
 
 def _lines(maker: Maker, rng: np.random.Generator, han: bool) -> list[str]:
-    """One to three short lines."""
+    """One to three short lines, of words or of anything that is printed."""
     count = int(rng.integers(1, 4))
+    if rng.random() < 0.6:
+        return [mixed_line(rng, 10 if han else 16, most=3, han=han, held_out=maker.held_out) for _ in range(count)]
     if han:
         return ["".join(maker.content.words(rng, int(rng.integers(1, 3)), "zh"))[:6] for _ in range(count)]
     return [" ".join(maker.content.words(rng, int(rng.integers(1, 3)))) for _ in range(count)]
@@ -214,7 +217,11 @@ def _read_one(maker: Maker, rng: np.random.Generator, width: int, height: int) -
 def _which_says(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
     language = draw_language(rng)
     words = maker.content.distinct(rng, int(rng.integers(2, 5)), language)
-    sheets = [_text_sheet(maker, rng, width, height, [word], bool(language)) for word in words]
+    if rng.random() < 0.5:
+        han = bool(language) and rng.random() < 0.7
+        lines = [mixed_line(rng, 6 if han else 14, most=2, han=han, held_out=maker.held_out) for _ in words]
+        words = list(dict.fromkeys(lines))
+    sheets = [_text_sheet(maker, rng, width, height, [word], not word.isascii()) for word in words]
     which = int(rng.integers(len(words)))
     question = wording(rng, SEVERAL, "which_says", language).format(words[which])
     return _document("several_which_says", sheets, question, str(which + 1), language, words=words)

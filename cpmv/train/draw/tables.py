@@ -14,7 +14,7 @@ import numpy as np
 from .canvas import ASCENT, DESCENT, Canvas, Unfit
 from .content import MONTHS, WEEKDAYS, Money
 from .document import Document, Turn
-from .questions import ask
+from .questions import ask, row_of_turns
 
 if TYPE_CHECKING:
     from .documents import Maker, Task
@@ -57,6 +57,7 @@ _SUBJECTS: dict[str, tuple[tuple[str, str], tuple[tuple[str, str, str], ...]]] =
          ("Count", "次数", "count")),
     ),
 }  # fmt: skip
+_FRESH_HEADERS = 0.4  # share of tables with headers that are any words
 _ADDITIVE = ("count", "small", "money")
 _NUMERIC = (*_ADDITIVE, "age", "score", "percent", "degrees", "weight", "year")
 _TOTAL = (("Total", "Sum", "All"), ("合计", "总计"))
@@ -149,8 +150,15 @@ def write(maker: Maker, canvas: Canvas, num_columns: int, num_rows: int) -> Tabl
         raise Unfit("too few rows")
     maker_of = _Cells(maker, rng, language)
     made = [[maker_of.cell(sort) for _, _, sort in chosen] for _ in names]
+    heads = [first[language], *[column[language] for column in chosen]]
+    if not maker.held_out and canvas.chance(_FRESH_HEADERS):
+        fresh = maker.content.distinct(rng, len(heads), language, 8)
+        keep = rng.random(len(heads)) < 0.4
+        heads = [head if kept else new for head, new, kept in zip(heads, fresh, keep, strict=False)]
+    if len(set(heads)) < len(chosen) + 1:
+        raise Unfit("a header stands twice")
     table = Table(
-        [first[language], *[column[language] for column in chosen]],
+        heads,
         ["name", *[sort for _, _, sort in chosen]],
         [[name, *[text for text, _ in row]] for name, row in zip(names, made, strict=True)],
         [[0.0, *[number for _, number in row]] for row in made],
@@ -316,6 +324,20 @@ def _answer(task: str, canvas: Canvas, table: Table) -> tuple[str, tuple[str, ..
     return table.cells[numbers.index(wanted)][0], (name, table.header[column])
 
 
+_CHAT = {"table_cell": 5.0, "table_largest": 2.0, "table_smallest": 2.0, "table_find": 1.5, "table_row": 0.5,
+         "table_num_rows": 0.4, "table_column": 0.4}  # fmt: skip
+
+
+def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """A row of questions about one table."""
+    canvas, table = compose(maker, rng, width, height, whole=False)
+    language = int(canvas.han)
+    turns = row_of_turns(rng, _CHAT, lambda task: _answer(task, canvas, table), language,
+                         most=canvas.between(3, 7), room=90)  # fmt: skip
+    meta = {"header": table.header, "rows": table.rows}
+    return Document("table_chat", [canvas.sheet], turns, language, meta=meta)
+
+
 def _task(task: str) -> Task:
     def make(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
         canvas, table = compose(maker, rng, width, height, whole=task == "table_markdown")
@@ -329,6 +351,6 @@ def _task(task: str) -> Task:
 
 WEIGHTS: dict[str, float] = {
     "table_markdown": 3.0, "table_cell": 3.0, "table_row": 0.8, "table_column": 0.8, "table_largest": 1.0,
-    "table_smallest": 1.0, "table_find": 1.0, "table_num_rows": 0.4,
+    "table_smallest": 1.0, "table_find": 1.0, "table_num_rows": 0.3, "table_chat": 6.0,
 }  # fmt: skip
-TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS}
+TASKS: dict[str, Task] = {name: _task(name) for name in WEIGHTS if name != "table_chat"} | {"table_chat": _chat}
