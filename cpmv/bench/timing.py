@@ -1,0 +1,85 @@
+"""Repeats of one piece of work, and their spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Work = Callable[[], float]  # does it once and returns the seconds of one unit
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of every repeat."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def least(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def most(self) -> float:
+        return max(self.seconds)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def timed(device: torch.device, run: Callable[[], object]) -> float:
+    """Run once and return its wall-clock seconds, the device's work included."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def best_of(device: torch.device, run: Callable[[], object], *, budget_s: float, warm: int = 1) -> float:
+    """Return the least seconds of one call, from as many calls as the budget allows (2 to 20).
+
+    On CUDA calls are queued and timed by events, so that what a launch costs the host does not count.
+    """
+    for _ in range(warm):
+        run()
+    once = timed(device, run)
+    count = min(20, max(2, int(budget_s / max(once, 1e-6))))
+    if device.type != "cuda":
+        return min(once, *(timed(device, run) for _ in range(count)))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    marks[-1].synchronize()
+    return min(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False)) / 1e3
+
+
+def interleave(works: dict[str, Work], *, budget_s: float, least: int = 3, most: int = 9) -> dict[str, Spread]:
+    """Warm every work up once, then run them turn by turn, so that a slow moment falls on all of them.
+
+    budget_s: for all repeats together; the warm-up's seconds decide how many there are.
+    """
+    started = time.perf_counter()
+    for work in works.values():
+        work()
+    round_s = time.perf_counter() - started
+    count = max(least, min(most, int(budget_s / max(round_s, 1e-6))))
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(count):
+        for name, work in works.items():
+            found[name].append(work())
+    return {name: Spread(tuple(seconds)) for name, seconds in found.items()}
