@@ -1,0 +1,259 @@
+"""Launch the CUDA kernels of cuda/packed.cu: which one, with how many warps, and what they are given.
+
+`gemv` for one row and for a few when they fit into shared memory, `tiles` up to 32 rows, `dequantize` for many.
+The choices below were measured on an H200 (docs/quantize.md); they are right about any card's shape, not its optimum.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .cuda import nvrtc
+from .packed_layout import CHUNK
+
+if TYPE_CHECKING:
+    from .packed import Packed
+
+MAX_ROWS = 32  # of x in one launch
+_FORMATS = {"awq": 0, "nf4": 1, "q4_0": 2, "q8_0": 3, "q4_k": 4, "q6_k": 5, "int8": 6}
+_LUT_BYTES = 32 << 10
+_STAGES = 3
+_FREE_PER_SM = 1 << 10  # shared memory the driver keeps
+
+
+class Arguments(ctypes.Structure):
+    """`struct Args` of packed.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "codes", "scales", "extra", "high", "out", "residual", "norm")),
+        *((name, ctypes.c_void_p) for name in ("bias", "partial", "counter")),
+        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        *((name, ctypes.c_int) for name in ("M", "N", "K", "tiles", "gated", "splits")),
+    ]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """kernel: gemv or tiles. depth: weights on their way, in units a warp; blocks: at least so many an SM."""
+
+    kernel: str
+    warps: int = 8
+    depth: int = 4
+    blocks: int = 2
+    row_tiles: int = 1
+    splits: int = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the choice depends on."""
+
+    sms: int
+    shared: int  # bytes a block may have
+    capability: tuple[int, int]
+
+
+@functools.cache
+def card(index: int) -> Card:
+    found = torch.cuda.get_device_properties(index)
+    shared = getattr(found, "shared_memory_per_block_optin", 48 << 10)
+    return Card(found.multi_processor_count, shared, (found.major, found.minor))
+
+
+@functools.cache
+def source() -> str:
+    return (Path(__file__).parent / "cuda" / "packed.cu").read_text(encoding="utf-8")
+
+
+def early_launch(gpu: Card) -> bool:
+    """Whether kernels may begin before the one ahead has ended: from sm_90 on, unless CPMV_EARLY_LAUNCH=0."""
+    return gpu.capability >= (9, 0) and os.environ.get("CPMV_EARLY_LAUNCH", "1") != "0"
+
+
+@functools.cache
+def _why_not(index: int) -> str:
+    """Why these kernels cannot be used on that device; empty when they can."""
+    if card(index).capability < (7, 5):
+        return "the card has no fitting tensor cores"
+    try:
+        with torch.cuda.device(index):
+            _kernel("rms", "awq", 128, torch.float16, Choice("rms"))
+    except nvrtc.CompilerMissingError as error:
+        return str(error)
+    return ""
+
+
+def available(device: torch.device) -> bool:
+    """Whether the CUDA kernels compile and load here; said once when they do not."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    reason = _why_not(index)
+    if reason:
+        from .packed import say_once
+
+        say_once(f"quantised weights use Triton kernels instead of CUDA ones: {reason}", logging.WARNING)
+    return not reason
+
+
+def macros_of(
+    name: str, fmt: str, group: int, dtype: torch.dtype, choice: Choice, token_tiles: int = 1
+) -> tuple[tuple[str, int], ...]:
+    """What a kernel of packed.cu is compiled with."""
+    macros = [("FMT", _FORMATS[fmt]), ("GROUP", group), ("BF16", int(dtype is torch.bfloat16)), (name.upper(), 1)]
+    if name in ("gemv", "tiles"):
+        macros += [("DEPTH", choice.depth), ("THREADS", choice.warps * 32), ("BLOCKS", choice.blocks)]
+    if name == "tiles":
+        macros += [("TOKEN_TILES", token_tiles), ("ROW_TILES", choice.row_tiles)]
+    return tuple(macros)
+
+
+def _kernel(name: str, fmt: str, group: int, dtype: torch.dtype, choice: Choice, token_tiles: int = 1) -> nvrtc.Kernel:
+    return nvrtc.kernel(source(), name, macros_of(name, fmt, group, dtype, choice, token_tiles))
+
+
+def gemv_shared(fmt: str, rows: int, inputs: int, warps: int, gated: bool) -> int:
+    stride = inputs + (16 if fmt == "q6_k" else 32)
+    table = _LUT_BYTES if fmt == "nf4" else 0
+    partial = 2 * (2 if gated else 1) * warps * 16 * (1 if rows == 1 else 8) * 4
+    return (rows * stride * 2 + 15) // 16 * 16 + table + partial
+
+
+def tiles_shared(fmt: str, token_tiles: int) -> int:
+    row = 128 + (16 if fmt == "q6_k" else 32)
+    return _STAGES * 8 * token_tiles * row * 2 + (_LUT_BYTES if fmt == "nf4" else 0)
+
+
+def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
+    """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
+    small = Choice("gemv", depth=3 if fmt in ("q8_0", "q4_k", "q6_k") else 4)
+    fits = gemv_shared(fmt, rows, inputs, 8, gated) <= gpu.shared
+    if rows == 1 or inputs % 128 or (rows <= 8 and fits and inputs <= 4096):
+        return small
+    row_tiles = 2
+    items = tiles // 2 if gated else -(-tiles // row_tiles)
+    steps = inputs // 128
+    best, least = Choice("tiles", 8, 2, 1, row_tiles, 1), float("inf")
+    for warps in (8, 6, 4):
+        for splits in (1, 2, 3, 4, 6, 8):
+            if steps // splits < 4 and splits > 1:
+                continue
+            blocks = -(-items // warps) * splits
+            # Work of the busiest SM in steps of a warp, plus what a block costs: filling, and adding parts up.
+            cost = -(-blocks // gpu.sms) * (warps * -(-steps // splits) + 12) + (24 if splits > 1 else 0)
+            if cost < least:
+                best, least = Choice("tiles", warps, 2, 1, row_tiles, splits), cost
+    return best
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _arguments(weight: Packed, dtype: torch.dtype) -> Arguments:
+    tensors = weight.tensors
+    table = weight.table(dtype)
+    return Arguments(
+        codes=tensors["codes"].data_ptr(),
+        scales=_pointer(tensors.get("scales")),
+        extra=_pointer(tensors.get("extra") if table is None else table),
+        high=_pointer(tensors.get("high")),
+        counter=_pointer(weight.counters),
+        scale=weight.scale,
+        N=weight.shape[0],
+        K=weight.shape[1],
+        tiles=weight.tiles,
+        splits=1,
+    )
+
+
+def multiply(
+    weight: Packed,
+    x: Tensor,
+    norm: tuple[Tensor, float] | None,
+    residual: Tensor | None,
+    gated: bool,
+    bias: Tensor | None,
+    choice: Choice | None = None,
+) -> Tensor:
+    """`Packed.multiply` by CUDA kernels; `choice` overrides what would be chosen."""
+    rows, width = len(x), weight.shape[0] // (2 if gated else 1)
+    out = torch.empty(rows, width, dtype=x.dtype, device=x.device) if residual is None else residual
+    if norm is not None:
+        norm = (norm[0].to(x.dtype), norm[1])
+    bias = None if bias is None else bias.to(x.dtype)
+    x = x.contiguous()
+    with torch.cuda.device(x.device):
+        gpu = card(torch.cuda.current_device())
+        at_once = MAX_ROWS if weight.shape[1] % 128 == 0 else 8
+        for i in range(0, rows, at_once):
+            part = slice(i, i + at_once)
+            chosen = choice or choose(weight.format, len(x[part]), weight.tiles, weight.shape[1], gated, gpu)
+            _launch(weight, x[part], norm, residual is not None, gated, bias, out[part], chosen, gpu)
+    return out
+
+
+def _launch(
+    weight: Packed,
+    x: Tensor,
+    norm: tuple[Tensor, float] | None,
+    adds: bool,
+    gated: bool,
+    bias: Tensor | None,
+    out: Tensor,
+    choice: Choice,
+    gpu: Card,
+) -> None:
+    a = _arguments(weight, x.dtype)
+    early = early_launch(gpu)
+    if norm is not None and choice.kernel == "tiles":
+        x = _normalised(x, norm, early)
+        norm = None
+    a.x, a.out, a.residual, a.bias = x.data_ptr(), out.data_ptr(), out.data_ptr() if adds else None, _pointer(bias)
+    a.norm, a.eps = (norm[0].data_ptr(), norm[1]) if norm is not None else (None, 0.0)
+    a.M, a.gated = len(x), int(gated)
+    if choice.kernel == "gemv":
+        items = weight.tiles // (2 if gated else 1)
+        each = -(-items // (gpu.sms * choice.blocks))
+        shared = gemv_shared(weight.format, len(x), weight.shape[1], choice.warps, gated)
+        found = _kernel("gemv", weight.format, weight.group, x.dtype, choice)
+        found.launch((-(-items // each), 1), choice.warps * 32, shared, a, early)
+        return
+    token_tiles = 1 if len(x) <= 8 else 2 if len(x) <= 16 else 4
+    items = weight.tiles // 2 if gated else -(-weight.tiles // choice.row_tiles)
+    found = _kernel("tiles", weight.format, weight.group, x.dtype, choice, token_tiles)
+    a.splits = choice.splits
+    if choice.splits > 1:
+        partial = torch.empty(choice.splits * items * choice.row_tiles * token_tiles * 128, device=x.device)
+        a.partial = partial.data_ptr()
+    grid = (-(-items // choice.warps), choice.splits)
+    found.launch(grid, choice.warps * 32, tiles_shared(weight.format, token_tiles), a, early)
+
+
+def _normalised(x: Tensor, norm: tuple[Tensor, float], early: bool) -> Tensor:
+    out = torch.empty_like(x)
+    a = Arguments(x=x.data_ptr(), norm=norm[0].data_ptr(), out=out.data_ptr(), eps=norm[1], M=len(x), K=x.shape[1])
+    _kernel("rms", "awq", 128, x.dtype, Choice("rms")).launch((len(x), 1), 256, 0, a, early)
+    return out
+
+
+def dequantize(weight: Packed, dtype: torch.dtype) -> Tensor:
+    """`Packed.dequantize` by a CUDA kernel."""
+    out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    with torch.cuda.device(out.device):
+        a = _arguments(weight, dtype)
+        a.out = out.data_ptr()
+        book = getattr(weight, "book", None)
+        if book is not None:
+            a.high = book.data_ptr()
+        warps = weight.tiles * (weight.shape[1] // CHUNK)
+        grid = min(-(-warps // 8), 8 * card(torch.cuda.current_device()).sms)
+        _kernel("dequantize", weight.format, weight.group, dtype, Choice("dequantize")).launch((grid, 1), 256, 0, a)
+    return out
