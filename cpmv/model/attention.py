@@ -32,7 +32,7 @@ class PagedGroup(NamedTuple):
     first: where their queries begin in the row. num_rows: sequences; num_queries: each brings so many, its newest.
     blocks: int64 [num_rows * blocks], the pool blocks that hold each sequence, padded with any block. num_keys: most
     keys that a sequence has. mask: bool [num_rows, 1, num_queries, num_keys], true where a query may look; None for
-    one sequence that is causal from its beginning (num_keys == num_queries), or one query that sees every key.
+    one sequence, whose newest tokens the queries are: each sees the keys up to its own.
     """
 
     first: int
@@ -116,6 +116,9 @@ def _paged_group(q: Tensor, k_pool: Tensor, v_pool: Tensor, scale: float, group:
         # The heads that share a key become its queries: no key is read twice, and nothing is expanded.
         out = attention(q.reshape(n, groups, -1, width), k, v, scale=scale, mask=group.mask)
         out = out.reshape(n, num_heads, 1, width)
+    elif group.mask is None and group.num_keys > s:
+        mask = causal_mask(None, s, group.num_keys - s, q.device)
+        out = attention(q, k, v, scale=scale, mask=mask)
     else:
         out = attention(q, k, v, scale=scale, causal=group.mask is None, mask=group.mask)
     return out.transpose(0, 1).reshape(1, num_heads, n * s, width)

@@ -140,5 +140,9 @@ class PagedCache:
             pool.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
         return pools
 
+    def place(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's pools of keys and values, and the slots, for a kernel that stores the tokens itself."""
+        return self._pool.keys[layer], self._pool.values[layer], self._slots
+
     def advance(self, num_tokens: int) -> None:
         """Nothing to count: sequences know their own lengths."""

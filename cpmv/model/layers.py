@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..kernels import fused
+from ..kernels.merge import merged
 from .config import LanguageConfig
 
 # A wider weight is cast in slices, so that the copy never exceeds this many elements (256 MiB in float32).
@@ -37,6 +39,14 @@ def cast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight.to(x.dtype), bias)
     out = torch.cat([F.linear(x, part.to(x.dtype)) for part in weight.split(rows)], dim=-1)
     return out if bias is None else out + bias
+
+
+def add_product(x: Tensor, y: Tensor, linear: nn.Module) -> None:
+    """Add linear(y) [N, out] to x [N, out] where it lies: for a plain weight in one operation, rounded once."""
+    if isinstance(linear, nn.Linear) and linear.weight.dtype == x.dtype and linear.bias is None:
+        x.addmm_(y, linear.weight.t())
+    else:
+        x += linear(y)
 
 
 class Embedding(nn.Embedding):
@@ -66,16 +76,35 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """SwiGLU: down(silu(gate(x)) * up(x)).
+
+    gate_up_weight: the weights of gate and up as one tensor, where `kernels.merge` has made them so.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
+        self.gate_up_weight: Tensor | None = None
         self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedMLP:
+        self.gate_up_weight = None  # the parameters move away from it
+        super()._apply(fn, recurse)
+        return self
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """Add the map of rows x [N, E] to residual [N, E], where it lies, in few kernels."""
+        parts = (self.gate_proj, self.up_proj)
+        weight = merged(self.gate_up_weight, parts)
+        if weight is not None and weight.dtype == x.dtype:
+            both = x @ weight.t()
+        else:
+            both = torch.cat([part(x) for part in parts], dim=-1)
+        add_product(residual, fused.silu_multiply(both), self.down_proj)
 
 
 def clamp_half(x: Tensor) -> Tensor:

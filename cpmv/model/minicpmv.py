@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MessageError
+from ..kernels.fused import usable
 from .cache import CacheSpec, ContiguousCache, KVCache
 from .config import ModelConfig, ModelInputs
+from .encoding import ImageEncoder
 from .language import LanguageModel, positions_of
 from .resampler import Resampler
 from .vision import VisionTower
@@ -26,6 +28,7 @@ class MiniCPMV(nn.Module):
         self.vpm = VisionTower(config.vision, config.image.norm_mean, config.image.norm_std)
         self.resampler = Resampler(config.resampler)
         self.llm = LanguageModel(config.language)
+        self._encoder: ImageEncoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -56,6 +59,10 @@ class MiniCPMV(nn.Module):
         sizes = [(int(h), int(w)) for h, w in torch.as_tensor(tgt_sizes).tolist()]
         num_slices = sum(len(ids) for ids in temporal_ids)
         assert num_slices == len(sizes), f"{len(sizes)} slices but {num_slices} temporal ids"
+        if usable(self.vpm.post_layernorm.weight):
+            encoder = self._fast_encoder()
+            if encoder is not None:
+                return encoder.encode(patches, sizes, temporal_ids)
         out: list[Tensor] = []
         group = slice_ = patch = 0
         while group < len(temporal_ids):
@@ -70,6 +77,12 @@ class MiniCPMV(nn.Module):
             out.append(self.resampler(features, part, temporal_ids[group:end]))
             group, slice_, patch = end, slice_ + count, patch + num_patches
         return torch.cat(out)
+
+    def _fast_encoder(self) -> ImageEncoder | None:
+        """The folded tower and resampler, made at first use and again when weights have changed."""
+        if self._encoder is None or not self._encoder.current():
+            self._encoder = ImageEncoder.of(self.vpm, self.resampler)
+        return self._encoder
 
     @property
     def _slices_at_once(self) -> int:

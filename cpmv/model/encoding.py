@@ -1,0 +1,372 @@
+"""Pictures to tokens, fast: what `VisionTower` and `Resampler` say in plain modules, in fewer and larger operations.
+
+Slices lie in one packed row, equal ones beside each other, so every product is one for all of them; only attention
+sees slices. Constants are folded beforehand and folded again when weights change. On CUDA, pixels cross the bus as
+uint8 on a stream of their own while the part before is computed, and a single slice is replayed from a graph: it alone
+is too small to hide its launches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import vision as kernels
+from ..kernels.fused import layer_norm
+from ..kernels.merge import Snapshot, merge_rows
+from .attention import attention
+from .layers import Linear
+from .resampler import Resampler, sincos, temporal_positions
+from .vision import VisionBlock, VisionTower, position_ids
+
+log = logging.getLogger("cpmv")
+
+# Patches in one pass: 36 slices of 448x448 were the fastest measured; they need 1.5 GB for what lies between.
+_PATCHES_AT_ONCE = 36 * 1024
+_PATCHES_ON_SMALL_CARDS = 8 * 1024
+_SMALL_CARD_BYTES = 20 << 30
+_MAX_GRAPHS = 16
+_POSITIONS = 70  # sides up to this need no larger tables
+
+
+class ImageEncoder:
+    """Made by `of` from a tower and a resampler; `current` says whether it still stands for them."""
+
+    def __init__(
+        self, tower: VisionTower, resampler: Resampler, blocks: list[kernels.Block], norm: kernels.Norm
+    ) -> None:
+        self._tower, self._resampler = tower, resampler
+        self._blocks, self._norm = blocks, norm
+        weight = tower.embeddings.patch_embedding.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        flat = weight.detach().flatten(1)
+        self._patch_width = -(-flat.shape[1] // 64) * 64
+        self._patch_weight = F.pad(flat, (0, self._patch_width - flat.shape[1]))
+        self._mean, self._std = (torch.tensor(v, device=self.device) for v in (tower.norm_mean, tower.norm_std))
+        self._absorb(_POSITIONS)
+        self._rows: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._graphs: dict[tuple[int, int], _SliceGraph] = {}
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.patches_at_once = _patches_at_once(self.device)
+        self._snapshot = Snapshot(tower, resampler)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, tower: VisionTower, resampler: Resampler) -> ImageEncoder | None:
+        """Fold a tower and a resampler; None where a part is adapted, quantised or in another dtype."""
+        parameters = [*tower.parameters(), *resampler.parameters()]
+        first = parameters[0]
+        if any(p.dtype != first.dtype or p.device != first.device or p.is_meta for p in parameters):
+            return None
+        plain = (Linear, nn.Identity)
+        if not isinstance(resampler.kv_proj, plain) or not isinstance(resampler.attn.out_proj, Linear):
+            return None
+        folded = _fold(tower)
+        if folded is None or not kernels.can_absorb(first):
+            return None
+        return cls(tower, resampler, *folded)
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copied network folds its own."""
+        return None
+
+    def current(self) -> bool:
+        """Whether the weights are those that were folded."""
+        return self._snapshot.holds()
+
+    def _absorb(self, side: int) -> None:
+        """Fold the resampler's queries, with positions for grids up to `side`."""
+        resampler, attn = self._resampler, self._resampler.attn
+        query = resampler.ln_q(resampler.query.detach())
+        folded = kernels.absorb(query, attn.in_proj_weight.detach(), attn.in_proj_bias.detach(), attn.num_heads)
+        half = resampler.config.embed_dim // 2
+        axis = torch.from_numpy(sincos(half, np.arange(side))).to(self.device)
+        zeros = torch.zeros_like(axis)
+        self._side = side
+        self._absorbed = kernels.Absorbed(
+            *folded,
+            kernels.position_scores(torch.cat([axis, zeros], 1), folded[0]),  # the first half encodes the column
+            kernels.position_scores(torch.cat([zeros, axis], 1), folded[0]),
+        )
+        self._no_time = torch.zeros(1, folded[0].shape[0], device=self.device)
+
+    def encode(
+        self, patches: Tensor, sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """As `MiniCPMV.encode_images`: [G, Q, E]."""
+        longest = max((max(size) for size in sizes), default=1)
+        if longest > self._side:
+            self._absorb(longest)
+            self._graphs.clear()
+        slices = _slices_of(sizes, temporal_ids)
+        parts, places = [], []
+        for chunk in _chunks(slices, self.patches_at_once):
+            parts.append(self._encode_chunk(patches, [slices[g] for g in chunk]))
+            places += chunk
+        if not parts:
+            return torch.empty(0, *self._resampler.query.shape, device=self.device, dtype=self.dtype)
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if places == sorted(places):
+            return whole
+        back = torch.empty(len(places), dtype=torch.int64)
+        back[torch.tensor(places)] = torch.arange(len(places))
+        return whole.index_select(0, _send(back, self.device))
+
+    def _encode_chunk(self, patches: Tensor, groups: list[list[_Slice]]) -> Tensor:
+        slices = [one for group in groups for one in group]
+        pixels = self._pixels(patches, slices)
+        times = [one.time for one in slices]
+        table = self._no_time
+        if max(times) >= 0:
+            distinct = sorted(set(times))
+            times = [distinct.index(time) for time in times]
+            positions = temporal_positions(
+                self._resampler.config.embed_dim, distinct, torch.device("cpu"), torch.float32
+            )
+            table = kernels.position_scores(_send(positions, self.device), self._absorbed.queries)
+        else:
+            times = [0] * len(slices)
+        if len(slices) == 1 and self._stream is not None:
+            graph = self._graph(slices[0].size)
+            if graph is not None:
+                return graph.replay(pixels, table)
+        columns, rows, moments = _send(_places(slices, times), self.device)
+        keys = kernels.Keys(columns, rows, moments, table)
+        grids = [self._position_rows(one.size) for one in slices]
+        return self._compute(pixels, grids, keys, [sum(one.length for one in group) for group in groups], slices)
+
+    def _compute(
+        self, pixels: Tensor, positions: list[Tensor], keys: kernels.Keys, num_keys: list[int], slices: list[_Slice]
+    ) -> Tensor:
+        """From pixels [P, C p p] on the device to tokens [G, Q, E]."""
+        config, resampler = self._tower.config, self._resampler
+        x = torch.cat(positions)
+        if pixels.dtype == torch.uint8:
+            pixels = kernels.normalise_patches(pixels, self._mean, self._std, self.dtype, self._patch_width)
+        else:
+            pixels = F.pad(pixels.to(self.dtype), (0, self._patch_width - pixels.shape[1]))
+        x.addmm_(pixels, self._patch_weight.t())
+        kernels.run_blocks(x, self._blocks, _spans(slices), config.num_attention_heads, config.layer_norm_eps, _attend)
+        x = layer_norm(x, self._norm.weight, self._norm.bias, config.layer_norm_eps, self._norm.shift)
+        eps = resampler.config.layer_norm_eps
+        values = layer_norm(resampler.kv_proj(x), resampler.ln_kv.weight, resampler.ln_kv.bias, eps)
+        heads = kernels.absorbed_attention(values, keys, self._absorbed, num_keys)
+        out = resampler.attn.out_proj(heads)
+        normed = layer_norm(out.flatten(0, 1), resampler.ln_post.weight, resampler.ln_post.bias, eps)
+        return (normed @ resampler.proj).view(out.shape)
+
+    def _position_rows(self, size: tuple[int, int]) -> Tensor:
+        """Position embeddings of a grid with the patch embedding's bias, [rows * columns, Dv]."""
+        held = self._rows.get(size)
+        if held is None:
+            embeddings = self._tower.embeddings
+            ids = _send(position_ids(*size, self._tower.config.grid_side), self.device)
+            held = embeddings.position_embedding.weight.detach()[ids].float()
+            if embeddings.patch_embedding.bias is not None:
+                held += embeddings.patch_embedding.bias.detach().float()
+            self._rows[size] = held = held.to(self.dtype)
+            while len(self._rows) > 64:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(size)
+        return held
+
+    def _pixels(self, patches: Tensor, slices: list[_Slice]) -> Tensor:
+        """Bring the slices' patches to the device, flat, in this order."""
+        parts = [patches[start:stop].flatten(1) for start, stop in _neighbours(slices)]
+        if patches.device == self.device:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._stream is None:
+            return torch.cat(parts).to(self.device)
+        rows = sum(len(part) for part in parts)
+        staged = torch.empty(rows, parts[0].shape[1], dtype=patches.dtype, pin_memory=True)
+        torch.cat(parts, out=staged)
+        with torch.cuda.stream(self._stream):
+            pixels = staged.to(self.device, non_blocking=True)
+        here = torch.cuda.current_stream(self.device)
+        here.wait_stream(self._stream)
+        pixels.record_stream(here)
+        return pixels
+
+    def _graph(self, size: tuple[int, int]) -> _SliceGraph | None:
+        """A recording for a single slice of this grid, made when the grid comes for the second time."""
+        held = self._graphs.get(size)
+        if held is not None:
+            return held
+        self._seen[size] += 1
+        if self._seen[size] < 2 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
+            return None
+        one = _Slice(0, size, -1)
+        columns, rows, moments = _send(_places([one], [0]), self.device)
+        keys = kernels.Keys(columns, rows, moments, self._no_time.clone())
+        positions, channels = [self._position_rows(size)], self._tower.config.num_channels
+        pixels = torch.zeros(
+            one.length, channels * self._tower.config.patch_size**2, dtype=torch.uint8, device=self.device
+        )
+        try:
+            graph = _SliceGraph(pixels, keys, lambda: self._compute(pixels, positions, keys, [one.length], [one]))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("a single picture's encoding cannot be recorded as a CUDA graph and runs eagerly: %s", error)
+            self._seen[size] = -(1 << 62)
+            return None
+        self._graphs[size] = graph
+        return graph
+
+
+class _Slice:
+    """One slice of a call: where its patches begin, its grid, its time."""
+
+    def __init__(self, start: int, size: tuple[int, int], time: int) -> None:
+        self.start, self.size, self.time = start, size, time
+        self.length = size[0] * size[1]
+
+
+class _SliceGraph:
+    """The recorded encoding of one slice, with the buffers it reads."""
+
+    def __init__(self, pixels: Tensor, keys: kernels.Keys, run: Callable[[], Tensor]) -> None:
+        self._pixels, self._keys = pixels, keys
+        stream = torch.cuda.Stream(pixels.device)
+        stream.wait_stream(torch.cuda.current_stream(pixels.device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # libraries choose and load their kernels outside the recording
+                run()
+        torch.cuda.current_stream(pixels.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._out = run()
+
+    def replay(self, pixels: Tensor, time_table: Tensor) -> Tensor:
+        self._pixels.copy_(pixels)
+        self._keys.time_table.copy_(time_table)
+        self._graph.replay()
+        return self._out.clone()
+
+
+def _fold(tower: VisionTower) -> tuple[list[kernels.Block], kernels.Norm] | None:
+    """Merge q, k, v of every block, and sum up the biases that the residual goes without."""
+    shift: Tensor | None = None
+    blocks = []
+    for block in tower.encoder.layers:
+        assert isinstance(block, VisionBlock)
+        attn, mlp = block.self_attn, block.mlp
+        linears = [attn.q_proj, attn.k_proj, attn.v_proj]
+        weight = merge_rows(linears, with_bias=True)
+        bias = merge_rows(linears, "bias", with_bias=True)
+        rest = (attn.out_proj, mlp.fc1, mlp.fc2)
+        if weight is None or bias is None or not all(isinstance(part, Linear) for part in rest):
+            return None
+        between = _plus(shift, attn.out_proj.bias)
+        blocks.append(
+            kernels.Block(
+                _norm(block.layer_norm1, shift),
+                weight,
+                bias,
+                attn.out_proj.weight.detach(),
+                _norm(block.layer_norm2, between),
+                mlp.fc1.weight.detach(),
+                mlp.fc1.bias.detach(),
+                mlp.fc2.weight.detach(),
+            )
+        )
+        shift = _plus(between, mlp.fc2.bias)
+    return blocks, _norm(tower.post_layernorm, shift)
+
+
+def _plus(shift: Tensor | None, bias: Tensor) -> Tensor:
+    return bias.detach().float() if shift is None else shift + bias.detach().float()
+
+
+def _norm(norm: nn.LayerNorm, shift: Tensor | None) -> kernels.Norm:
+    return kernels.Norm(norm.weight.detach(), norm.bias.detach(), shift)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of equal slices, q, k, v [N, L, H, D]: [N, L, H * D]."""
+    out = attention(*(x.transpose(1, 2) for x in (q, k, v)), scale=q.shape[-1] ** -0.5)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _slices_of(sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]) -> list[list[_Slice]]:
+    groups, at, start = [], 0, 0
+    for ids in temporal_ids:
+        group = []
+        for time in ids:
+            group.append(_Slice(start, sizes[at], time))
+            start += group[-1].length
+            at += 1
+        groups.append(group)
+    return groups
+
+
+def _chunks(groups: list[list[_Slice]], patches_at_once: int) -> list[list[int]]:
+    """Whole groups of at most so many patches together, at least one; those of a chunk sorted, equal ones together."""
+    chunks: list[list[int]] = []
+    room = 0
+    for index, group in enumerate(groups):
+        num_patches = sum(one.length for one in group)
+        if not chunks or num_patches > room:
+            chunks.append([])
+            room = patches_at_once
+        chunks[-1].append(index)
+        room -= num_patches
+    return [sorted(chunk, key=lambda g: [one.length for one in groups[g]]) for chunk in chunks]
+
+
+def _spans(slices: Sequence[_Slice]) -> list[kernels.Span]:
+    spans: list[kernels.Span] = []
+    at = 0
+    for one in slices:
+        if spans and spans[-1].length == one.length:
+            spans[-1] = spans[-1]._replace(num_slices=spans[-1].num_slices + 1)
+        else:
+            spans.append(kernels.Span(at, 1, one.length))
+        at += one.length
+    return spans
+
+
+def _neighbours(slices: Sequence[_Slice]) -> list[tuple[int, int]]:
+    """Ranges of patches that hold the slices in order, neighbours joined."""
+    ranges: list[tuple[int, int]] = []
+    for one in slices:
+        stop = one.start + one.length
+        if ranges and ranges[-1][1] == one.start:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((one.start, stop))
+    return ranges
+
+
+@lru_cache(maxsize=256)
+def _grid(size: tuple[int, int]) -> np.ndarray:
+    """Column and row of every patch, int32 [2, rows * columns]."""
+    rows, columns = size
+    y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
+    return np.stack([x, y])
+
+
+def _places(slices: Sequence[_Slice], times: Sequence[int]) -> Tensor:
+    """Column, row and index of the time of every patch, int32 [3, P]."""
+    grids = np.concatenate([_grid(one.size) for one in slices], axis=1)
+    moments = np.repeat(np.asarray(times, dtype=np.int32), [one.length for one in slices])
+    return torch.from_numpy(np.concatenate([grids, moments[None]]))
+
+
+def _send(x: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for what it computes."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def _patches_at_once(device: torch.device) -> int:
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < _SMALL_CARD_BYTES:
+        return _PATCHES_ON_SMALL_CARDS
+    return _PATCHES_AT_ONCE
