@@ -3,6 +3,9 @@
 A step that only decodes looks the same every time but for a few integers: token ids, positions, slots, lengths and
 block tables. They go to the device in one copy into a buffer that the graph reads; the likeliest token of every row
 comes out of the graph as well. Rows that a bucket has too many compute in a scratch block that nobody owns.
+
+A step can be launched while the one before it still computes: its rows then read on from the tokens that come out of
+that one, which the host has not seen yet (`ahead`).
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..kernels.linear import MAX_ROWS
 from ..model.attention import Paged, PagedGroup
 from ..model.cache import PagedCache, PagedPool
 from ..model.language import LanguageModel
 from ..model.minicpmv import MiniCPMV
+from .fused import FusedDecoder
 from .scheduler import Work
 
 log = logging.getLogger("cpmv")
@@ -55,54 +60,83 @@ class DecodeGraph:
         num_rows: int,
         num_blocks: int,
         capture: Capture,
+        fused: FusedDecoder | None = None,
+        chosen: Tensor | None = None,
     ) -> None:
+        """fused: what computes instead of the decoder. chosen: int64 [rows or more], where the last step's tokens are
+        and this one's likeliest go; one tensor for all buckets lets a step read on from a step of another."""
         self.num_rows, self.num_blocks = num_rows, num_blocks
         block_size, device = pool.keys[0].shape[1], network.device
         self._scratch = pool.keys[0].shape[0] - 1
         self._block_size = block_size
-        # ids, positions, slots, keys before: [rows] each; then the tables: [rows * blocks]
-        size = num_rows * (4 + num_blocks)
-        self._host = torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
+        # ids, positions, slots: [rows] each; then the tables: [rows * blocks]
+        size = num_rows * (3 + num_blocks)
+        # Two, because the copy of the step before may still be waiting for its turn.
+        pinned = device.type == "cuda"
+        self._hosts = [torch.zeros(size, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
+        self._held: list[list[tuple[int, int, int] | None]] = []  # whose blocks lie in each host's tables
+        for host in self._hosts:
+            host[2 * num_rows : 3 * num_rows] = self._scratch * block_size
+            host[3 * num_rows :] = self._scratch
+            self._held.append([None] * num_rows)
         self._buffer = torch.zeros(size, dtype=torch.int64, device=device)
         self.fill([])
-        ids, positions, slots, past = self._buffer[: 4 * num_rows].view(4, num_rows)
-        table = self._buffer[4 * num_rows :]
+        ids, positions, slots = self._buffer[: 3 * num_rows].view(3, num_rows)
+        table = self._buffer[3 * num_rows :]
+        self.logits = torch.zeros(num_rows, network.config.language.vocab_size, device=device)
+        if chosen is None:
+            chosen = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.likeliest = chosen[:num_rows]
         num_keys = num_blocks * block_size
         places = torch.arange(num_keys, device=device)
-        vocab_size = network.config.language.vocab_size
-        self.logits = torch.zeros(num_rows, vocab_size, device=device)
-        self.likeliest = torch.zeros(num_rows, dtype=torch.int64, device=device)
 
         def run() -> None:
-            mask = (places <= past[:, None])[:, None, None]  # [rows, 1, 1, keys]
+            if fused is not None:
+                fused.step(ids, positions, table.view(num_rows, num_blocks), self.logits, self.likeliest)
+                return
+            mask = (places <= positions[:, None])[:, None, None]  # [rows, 1, 1, keys]
             group = PagedGroup(0, num_rows, 1, table, num_keys, mask)
-            x = network.embed_tokens(ids)[None]
+            x = network.embed_tokens(torch.where(ids < 0, self.likeliest, ids))[None]
             hidden = decoder.model(x, positions[None], Paged((group,)), PagedCache(pool, slots))[0]
             self.logits.copy_(decoder.head(hidden))
             torch.argmax(self.logits, -1, out=self.likeliest)
 
         self._replay = capture(run)
 
-    def fill(self, works: Sequence[Work]) -> None:
-        """Send the step's integers to the device."""
-        rows, size, free = self.num_rows, self._block_size, self.num_rows - len(works)
+    def fill(self, works: Sequence[Work], ahead: bool = False) -> None:
+        """Send the step's integers to the device. ahead: ids are taken from the step before, row by row."""
+        rows, size, count = self.num_rows, self._block_size, len(works)
+        self._hosts.reverse()
+        self._held.reverse()
+        host, held = self._hosts[0].numpy(), self._held[0]
         starts = [work.start for work in works]
-        ids = [work.request.tokens[work.start] for work in works]
-        slots = [work.request.blocks[work.start // size] * size + work.start % size for work in works]
-        idle = [self._scratch * size] * free  # idle rows overwrite each other there
-        numbers = ids + [0] * free + starts + [0] * free + slots + idle + starts + [0] * free
-        for work in works:
-            held = work.request.blocks[: self.num_blocks]
-            numbers += held
-            numbers += [self._scratch] * (self.num_blocks - len(held))
-        numbers += [self._scratch] * (free * self.num_blocks)
-        assert len(numbers) == rows * (4 + self.num_blocks)
-        self._host.copy_(torch.tensor(numbers, dtype=torch.int64))
-        self._buffer.copy_(self._host, non_blocking=True)
+        host[:count] = -1 if ahead else [work.request.tokens[work.start] for work in works]
+        host[rows : rows + count] = starts
+        first = 2 * rows
+        host[first : first + count] = [
+            work.request.blocks[start // size] * size + start % size for work, start in zip(works, starts, strict=True)
+        ]
+        if count < rows:  # idle rows overwrite each other in the scratch block
+            host[count:rows] = host[rows + count : first] = 0
+            host[first + count : first + rows] = self._scratch * size
+        tables = host[3 * rows :].reshape(rows, self.num_blocks)
+        for row in range(rows):
+            # A row's blocks only grow, unless it has given way and come back.
+            owner = None
+            if row < count:
+                request = works[row].request
+                owner = (request.id, request.timing.num_preemptions, len(request.blocks))
+            if owner != held[row]:
+                held[row] = owner
+                tables[row] = self._scratch
+                if owner is not None:
+                    blocks = request.blocks[: self.num_blocks]
+                    tables[row, : len(blocks)] = blocks
+        self._buffer.copy_(self._hosts[0], non_blocking=True)
 
-    def step(self, works: Sequence[Work]) -> tuple[Tensor, Tensor]:
-        """Return float32 logits [B, V] and likeliest tokens [B], valid until the next step."""
-        self.fill(works)
+    def step(self, works: Sequence[Work], ahead: bool = False) -> tuple[Tensor, Tensor]:
+        """Return float32 logits [B, V] and likeliest tokens [B], valid until the next step; nothing is waited for."""
+        self.fill(works, ahead)
         self._replay()
         return self.logits[: len(works)], self.likeliest[: len(works)]
 
@@ -110,7 +144,7 @@ class DecodeGraph:
 class DecodeGraphs:
     """The buckets recorded so far. The pool's last block is the scratch block.
 
-    capture: how to record; by default a CUDA graph.
+    capture: how to record; by default a CUDA graph. fused: what computes the steps instead of the decoder.
     """
 
     def __init__(
@@ -120,17 +154,22 @@ class DecodeGraphs:
         pool: PagedPool,
         max_rows: int,
         capture: Capture = record_cuda_graph,
+        fused: FusedDecoder | None = None,
     ) -> None:
         self._network, self._decoder, self._pool = network, decoder, pool
-        self._max_rows, self._capture = max_rows, capture
+        self._max_rows, self._capture, self._fused = max_rows, capture, fused
         self._graphs: dict[tuple[int, int], DecodeGraph] = {}
         self._failed = False
+        self._chosen = torch.zeros(max_rows, dtype=torch.int64, device=network.device)
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def step(self, works: Sequence[Work]) -> tuple[Tensor, Tensor] | None:
-        """Run a step that only decodes; None where that must be done eagerly."""
+    def step(self, works: Sequence[Work], ahead: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Run a step that only decodes; None where that must be done eagerly.
+
+        ahead: the rows are those of the step before, in its order, and their tokens are not known here yet.
+        """
         if self._failed or any(
             work.count != 1 or work.drafts or work.start < work.request.num_prompt for work in works
         ):
@@ -141,23 +180,42 @@ class DecodeGraphs:
         key = (row_bucket(len(works), self._max_rows), num_blocks)
         graph = self._graphs.get(key)
         if graph is None:
+            if ahead:
+                return None  # a recording computes, and what the step before chose would be overwritten
             graph = self._record(*key)
-        return None if graph is None else graph.step(works)
+        return None if graph is None else graph.step(works, ahead)
+
+    def choose(self, tokens: Tensor) -> None:
+        """Let the next step, run ahead, read on from these tokens [B] instead of the likeliest."""
+        if tokens.data_ptr() != self._chosen.data_ptr():
+            self._chosen[: tokens.shape[0]] = tokens
 
     def _record(self, num_rows: int, num_blocks: int) -> DecodeGraph | None:
         if len(self._graphs) >= _MAX_GRAPHS:
             return None
-        try:
-            graph = DecodeGraph(self._network, self._decoder, self._pool, num_rows, num_blocks, self._capture)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self._failed = True
-            log.warning("decoding steps cannot be recorded as CUDA graphs and run eagerly, slower: %s", error)
-            return None
-        log.info("recorded a decoding step of %d rows and %d blocks", num_rows, num_blocks)
-        self._graphs[num_rows, num_blocks] = graph
-        return graph
+        # Eager fallbacks: the kernels' first, then everything's.
+        for fused in (self._fused, None) if self._fused is not None else (None,):
+            try:
+                graph = DecodeGraph(
+                    *(self._network, self._decoder, self._pool, num_rows, num_blocks, self._capture),
+                    *(self._fused if fused is not None and num_rows <= MAX_ROWS else None, self._chosen),
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if fused is not None:
+                    self._fused = None
+                    log.warning("the fused decoding kernels failed; decoding uses plain torch, slower: %s", error)
+                    continue
+                if not isinstance(error, RuntimeError):
+                    raise
+                self._failed = True
+                log.warning("decoding steps cannot be recorded as CUDA graphs and run eagerly, slower: %s", error)
+                return None
+            log.info("recorded a decoding step of %d rows and %d blocks", num_rows, num_blocks)
+            self._graphs[num_rows, num_blocks] = graph
+            return graph
+        return None
 
 
 def row_bucket(num_rows: int, max_rows: int) -> int:

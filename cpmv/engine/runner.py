@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.attention import Paged, PagedGroup
 from ..model.cache import PagedCache, PagedPool
 from ..model.minicpmv import MiniCPMV
+from .fused import fuse
 from .graphs import DecodeGraphs
 from .image_cache import ImageCache, encode
 from .request import Request
@@ -94,7 +95,8 @@ class Runner:
         self._decoder = resident_decoder(self._network)
         self.graphs: DecodeGraphs | None = None
         if self._device.type == "cuda" and not self._deterministic:
-            self.graphs = DecodeGraphs(self._network, self._decoder, self._pool, self._max_batch)
+            fused = fuse(self._decoder, self._pool)
+            self.graphs = DecodeGraphs(self._network, self._decoder, self._pool, self._max_batch, fused=fused)
 
     @torch.inference_mode()
     def forward(self, works: Sequence[Work]) -> Scores:
@@ -155,7 +157,7 @@ class Runner:
             blocks += [0] * (num_blocks - len(held))
         table = torch.tensor(blocks, dtype=torch.int64).to(self._device, non_blocking=True)
         mask = None
-        if len(works) > 1 or (num_queries > 1 and works[0].start > 0):
+        if len(works) > 1:
             past = torch.tensor([work.start for work in works]).to(self._device, non_blocking=True)
             last_seen = past[:, None] + torch.arange(num_queries, device=self._device)  # [n, queries]
             mask = (torch.arange(num_keys, device=self._device) <= last_seen[..., None])[:, None]
