@@ -14,15 +14,13 @@ from torch import Tensor
 
 from ..model.config import ModelInputs
 from ..model.minicpmv import MiniCPMV
-from .sft import IGNORE, pack, packed_hidden, targets_of
-
-_HEAD_ROWS = 1024  # places whose logits exist at once
+from .sft import HEAD_ROWS, IGNORE, pack, packed_hidden, targets_of
 
 
-def answer_log_probs(model: MiniCPMV, samples: Sequence[ModelInputs]) -> Tensor:
+def answer_log_probs(model: MiniCPMV, samples: Sequence[ModelInputs], head_rows: int = HEAD_ROWS) -> Tensor:
     """Return the sum of log-probabilities of each sample's learnt tokens, float32 [len(samples)], with gradients.
 
-    The samples share one row.
+    The samples share one row. head_rows: places whose logits exist at once.
     """
     hidden = packed_hidden(model, samples)
     targets = torch.cat([targets_of(s) for s in samples]).to(hidden.device)
@@ -31,7 +29,7 @@ def answer_log_probs(model: MiniCPMV, samples: Sequence[ModelInputs]) -> Tensor:
     hidden, targets, owner = hidden[chosen], targets[chosen], owner.to(hidden.device)[chosen]
     parts = [
         -F.cross_entropy(model.llm.head(states).float(), wanted, reduction="none")
-        for states, wanted in zip(hidden.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
+        for states, wanted in zip(hidden.split(head_rows), targets.split(head_rows), strict=True)
     ]
     out = torch.zeros(len(samples), device=hidden.device)
     return out.index_add(0, owner, torch.cat(parts))

@@ -12,8 +12,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,6 +42,8 @@ from .preference import Pair, PreferenceObjective, reference_log_probs
 from .recompute import recompute_blocks
 from .records import Record
 from .samples import problem_of, read_sample, usable
+from .sharded_optim import ShardedOptimizer
+from .sharding import gather_trained, has_picture, idle_sample, level, shard
 from .state import Progress, find_states, load_state
 from .step import Objective, Step, own_stream
 from .stream import SampleStream, jitter_times, slower, with_drawn_rates
@@ -48,6 +51,7 @@ from .supervised import FinetuneObjective
 
 log = logging.getLogger("cpmv")
 ADAPTER, MODEL, PROBLEMS = "adapter", "model", "bad_samples.jsonl"
+T = TypeVar("T")
 ProgressReport = Callable[[str], Any]  # label -> context manager that is called with (done, total)
 
 
@@ -123,20 +127,13 @@ class _Run:
         self.held_out = self._held_out()
         self.stream: SampleStream[Any]
         self.objective = self._objective()
-        self.optimizer = Optimizer(
-            self.objective.named_parameters(),
-            adam_scale=1.0,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            muon=False,
-            scale_of=self._scale_of if config.lora is not None and config.trained else None,
-        )
         if config.recompute:
             recompute_blocks(self.model)
+        self.optimizer = self._optimizer()
         self.model.train()
         self.generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + world.rank)
         self.progress = self._restore()
-        world.broadcast(self.optimizer.params)
+        self.optimizer.share_params(world)
 
     def _check_folder(self) -> None:
         states, settings = find_states(self.out / "state"), self.out / "run.json"
@@ -223,9 +220,12 @@ class _Run:
 
     def _objective(self) -> Objective:
         config, share = self.config, self.config.batch_size // self.world.size
+        idle = idle_sample(self.model)
         if config.objective == "sft":
             self.stream = SampleStream(self.sources, self.mixture, self._read_one, strict=config.strict)
-            return FinetuneObjective(self.model, self.stream, self.row_tokens, share, config.seed)
+            return FinetuneObjective(
+                self.model, self.stream, self.row_tokens, share, config.seed, self._level(idle, has_picture)
+            )
         self.stream = SampleStream(self.sources, self.mixture, self._read_pair, strict=config.strict)
         return PreferenceObjective(
             self.model,
@@ -236,7 +236,13 @@ class _Run:
             max_tokens=max(self.row_tokens, 2 * config.reading.max_tokens),
             samples_per_step=share,
             seed=config.seed,
+            level=self._level(Pair(idle, idle, -1), lambda pair: has_picture(pair.better)),
         )
+
+    def _level(self, idle: T, pictured: Callable[[T], bool]) -> Callable[[list[list[T]]], None] | None:
+        if not self.config.shard:
+            return None
+        return partial(level, idle=idle, has_picture=pictured, device=self.device)
 
     def _reference(self) -> Tensor:
         """The reference's log-probabilities: of this run's start, so a resumed run reads them again."""
@@ -259,6 +265,25 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             save_file({"log_probs": table.cpu()}, file)
         return table
+
+    def _optimizer(self) -> Optimizer | ShardedOptimizer:
+        """Let the optimiser take over what learns; a sharded one after the model has been cut up."""
+        config = self.config
+        scale_of = self._scale_of if config.lora is not None and config.trained else None
+        decay, clip = config.weight_decay, config.clip_norm
+        if not config.shard:
+            named = self.objective.named_parameters()
+            return Optimizer(named, adam_scale=1.0, weight_decay=decay, clip_norm=clip, muon=False, scale_of=scale_of)
+        shard(self.model, self.world, self.device)
+        self.autocast = None  # units compute in bfloat16 by themselves
+        return ShardedOptimizer(
+            self.objective.named_parameters(),
+            self.world,
+            kind=config.optimizer,
+            weight_decay=decay,
+            clip_norm=clip,
+            scale_of=scale_of,
+        )
 
     def _scale_of(self, name: str) -> float:
         return 1.0 if ".lora_" in name else self.config.full_scale
@@ -284,6 +309,7 @@ class _Run:
             self.out,
             progress=self.progress,
             evaluate=self._evaluate if config.eval_data else None,
+            evaluate_together=config.shard,
         )
         if main:
             logger.line(self._describe(), keep=True)
@@ -328,6 +354,8 @@ class _Run:
         """Write what was learnt."""
         config = self.config
         folder = self.out / (ADAPTER if config.lora is not None else MODEL)
+        if config.shard:
+            self.model = self._whole_model()
         if not self.world.is_main:
             return folder
         if config.lora is not None:
@@ -336,6 +364,18 @@ class _Run:
                 whole += ("llm.lm_head",)
             return save_adapter(self.model, folder, base_model=config.model or "", full=whole)
         return checkpoint.save(self.model, self.tokenizer, folder, overwrite=True)
+
+    def _whole_model(self) -> MiniCPMV:
+        """The model in one piece on the CPU: read again, with what was learnt put in."""
+        trained = gather_trained(self.model)
+        if not self.world.is_main:
+            return self.model
+        whole = checkpoint.load(resolve(self.config.model), device="cpu").model
+        choose_parts(whole, self.config)
+        for name, parameter in whole.named_parameters():
+            if name in trained:
+                parameter.data = trained[name]
+        return whole
 
 
 def choose_parts(model: MiniCPMV, config: FinetuneConfig) -> None:

@@ -11,6 +11,7 @@ from ..errors import CpmvError
 from ..model.lora import LoraConfig
 from .config import Schedule, TrainConfig
 from .samples import Reading
+from .sharded_optim import KINDS
 
 PARTS = ("vision", "resampler", "language", "embeddings")
 # Where the parts are in the released model; what PEFT calls modules_to_save.
@@ -31,6 +32,8 @@ class FinetuneConfig:
     rate beside adapters, as a share of `lr`. epochs or steps: the length. batch_size: samples of a step, over all
     GPUs. reading.max_tokens: longest sample; row_tokens: of a row that samples share, each row one micro-batch.
     warmup: share of the run. beta: of DPO. augment_video: draw frame rates and packings of clips anew each time.
+    recompute: activations of blocks. shard: weights, gradients and moments over all GPUs. optimizer: "adamw" or, when
+    sharded, "adamw8bit".
     """
 
     model: str | None = None
@@ -57,6 +60,8 @@ class FinetuneConfig:
     beta: float = 0.1
     augment_video: bool = False
     recompute: bool = False
+    shard: bool = False
+    optimizer: str = "adamw"
     seed: int = 0
     log_every: int = 10
     save_every_s: float = 300.0
@@ -72,8 +77,11 @@ class FinetuneConfig:
             raise CpmvError(
                 "adapters and the whole language model cannot learn together; freeze language, or drop --lora"
             )
-        if not self.data:
-            raise CpmvError("there is no data; give --data FILE")
+        if self.optimizer not in KINDS:
+            raise CpmvError(f"optimizer {self.optimizer!r} is unknown; use {' or '.join(KINDS)}")
+        if self.optimizer != "adamw" and not self.shard:
+            raise CpmvError(f"--optimizer {self.optimizer} is of sharded runs; add --shard")
+        self.check_data()
         for name, least in (("batch_size", 1), ("lr", 0.0), ("epochs", 0.0), ("beta", 0.0)):
             if not getattr(self, name) > 0 or getattr(self, name) < least:
                 raise CpmvError(f"{name} is {getattr(self, name)}; give a number above 0")
@@ -82,6 +90,11 @@ class FinetuneConfig:
                 f"a row of {self.row_tokens} tokens cannot hold samples of {self.reading.max_tokens}; "
                 "raise --row-tokens or lower --max-tokens"
             )
+
+    def check_data(self) -> None:
+        """Raise CpmvError when there is nothing to learn from."""
+        if not self.data:
+            raise CpmvError("there is no data; give --data FILE")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -104,6 +104,10 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--out", type=Path, required=True, help="folder for metrics, states and the result")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it stopped")
     group.add_argument("--recompute", action="store_true", help="keep few activations: less memory, a third slower")
+    group.add_argument(
+        "--shard", action="store_true", help="cut weights, gradients and moments up over all GPUs (--gpus, torchrun)"
+    )
+    group.add_argument("--optimizer", help="adamw, or with --shard adamw8bit: moments of a byte each (default: adamw)")
     group.add_argument("--device", help="cuda or cpu; by default whatever is there")
     group.add_argument("--gpus", type=int, default=1, help="GPUs of this machine to train on")
     group.add_argument("--seed", type=int)
@@ -145,6 +149,7 @@ def configure(args: argparse.Namespace) -> FinetuneConfig:
         "beta",
         "seed",
         "log_every",
+        "optimizer",
     )
     settings |= _given(args, save_every="save_every_s", eval_every="evaluate_every_s")
     if args.epochs is not None and args.steps is not None:
@@ -165,6 +170,7 @@ def configure(args: argparse.Namespace) -> FinetuneConfig:
         strict=args.strict,
         augment_video=getattr(args, "augment_video", False),
         recompute=args.recompute,
+        shard=args.shard,
         tensorboard=args.tensorboard,
         **{**settings, "reading": replace(reading, **changes)},
     )

@@ -65,12 +65,14 @@ class Loop:
         clock: Clock | None = None,
         num_keys: int = 1,
         evaluate: Callable[[], dict[str, Any]] | None = None,
+        evaluate_together: bool = False,
         on_decay: Callable[[], None] | None = None,
     ) -> None:
         self.step, self.config, self.world, self.log, self.out = step, config, world, log_, out
         self.progress = progress or Progress()
         self.clock = clock or Clock()
         self.evaluate, self.on_decay = evaluate, on_decay
+        self.evaluate_together = evaluate_together
         self._evaluation_s = 5.0 if evaluate is not None else 0.0  # a guess until the first
         self._step_s = 0.0
         self._reported = self.progress.step
@@ -265,14 +267,15 @@ class Loop:
             )
 
     def measure_quality(self) -> dict[str, Any]:
-        """Evaluate now, on rank 0, and record the scores."""
+        """Evaluate now, on rank 0 (on all when a sharded model needs all), and record the scores."""
         if self.evaluate is None:
             return {}
         started = time.perf_counter()
         scores: dict[str, Any] = {}
-        if self.world.is_main:
+        if self.world.is_main or self.evaluate_together:
             self._synchronise()
             scores = self.evaluate()
+        if self.world.is_main:
             self.log.write("eval", self.progress.step, {"seconds": started - self._watch.start, "scores": scores})
             shown = [n for n in ("trained", "unseen", "held-out", "scene", "clip", "composed", "blank") if n in scores]
             text = "  ".join(f"{n} {scores[n]['exact']:.1%}{_cer(scores[n])}" for n in shown)

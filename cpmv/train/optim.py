@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Schedule
+from .distributed import World
 
 MOMENTUM = 0.95
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -91,6 +92,8 @@ class Optimizer:
     at `adam_scale` times `lr`; scale_of then gives a parameter's own factor on that, by its name.
     """
 
+    loss_scale = 1.0  # what a loss is multiplied with so that added gradients are those of the whole step
+
     def __init__(
         self,
         named_parameters: Iterable[tuple[str, nn.Parameter]],
@@ -155,6 +158,14 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         self.grads.zero_()
+
+    def add_grads(self, world: World) -> None:
+        """Sum gradients over ranks."""
+        world.add(self.grads)
+
+    def share_params(self, world: World) -> None:
+        """Give every rank rank 0's parameters."""
+        world.broadcast(self.params)
 
     @torch.no_grad()
     def step(self) -> Tensor:

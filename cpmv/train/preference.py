@@ -20,12 +20,13 @@ from ..model.lora import disabled
 from ..model.minicpmv import MiniCPMV
 from .answers import answer_log_probs
 from .distributed import World
-from .sft import pack
+from .sft import ALL_ROWS, HEAD_ROWS, pack
 
 
 @dataclass
 class Pair:
-    """Two answers to one prompt. index: its place in the table of the reference's log-probabilities."""
+    """Two answers to one prompt. index: its place in the table of the reference's log-probabilities; below zero the
+    pair only keeps ranks in step and teaches nothing."""
 
     better: ModelInputs
     worse: ModelInputs
@@ -45,7 +46,8 @@ class PreferenceObjective:
     """DPO over pairs (see `step.Objective`); "accuracy" and "margin" are watched, not learnt.
 
     samples: gives the pairs of a step, from its number. reference: float32 [pairs, 2], of better and worse.
-    max_tokens: of a row; the two answers of a pair share one.
+    max_tokens: of a row; the two answers of a pair share one. level: makes rows alike on all ranks, in place, where a
+    sharded model needs that (`sharding.level`).
     """
 
     names: tuple[str, ...] = ("dpo", "accuracy", "margin")
@@ -61,8 +63,10 @@ class PreferenceObjective:
         max_tokens: int,
         samples_per_step: int,
         seed: int = 0,
+        level: Callable[[list[list[Pair]]], None] | None = None,
     ) -> None:
-        self.model, self.samples, self.beta = model, samples, beta
+        self.model, self.samples, self.beta, self.level = model, samples, beta, level
+        self.head_rows = HEAD_ROWS if level is None else ALL_ROWS
         self.reference = reference.to(model.device)
         self.max_tokens, self.samples_per_step, self.seed = max_tokens, samples_per_step, seed
         self.weights = torch.tensor([1.0, 0.0, 0.0], device=model.device)
@@ -87,16 +91,24 @@ class PreferenceObjective:
     def load(self, key: int, generator: torch.Generator | None) -> list[list[Pair]]:
         pairs = self.samples(key)
         self.num_tokens += sum(map(len, pairs))
-        return [[pairs[i] for i in row] for row in pack([len(p) for p in pairs], self.max_tokens)]
+        rows = [[pairs[i] for i in row] for row in pack([len(p) for p in pairs], self.max_tokens)]
+        if self.level is not None:
+            self.level(rows)
+        return rows
 
     def counts(self, batch: Sequence[Pair]) -> Tensor:
-        return torch.full((3,), float(len(batch)), device=self.model.device)
+        return torch.full((3,), float(len(_learnt(batch))), device=self.model.device)
 
     def sums(self, batch: Sequence[Pair]) -> Tensor:
-        log_probs = answer_log_probs(self.model, [s for pair in batch for s in (pair.better, pair.worse)])
-        reference = self.reference[[pair.index for pair in batch]]
-        losses, margins = dpo_loss(log_probs[0::2], log_probs[1::2], reference, self.beta)
+        answers = [s for pair in batch for s in (pair.better, pair.worse)]
+        log_probs = answer_log_probs(self.model, answers, self.head_rows).view(-1, 2)[_learnt(batch)]
+        reference = self.reference[[pair.index for pair in batch if pair.index >= 0]]
+        losses, margins = dpo_loss(log_probs[:, 0], log_probs[:, 1], reference, self.beta)
         return torch.stack((losses.sum(), (margins > 0).float().sum(), margins.sum()))
+
+
+def _learnt(batch: Sequence[Pair]) -> list[int]:
+    return [place for place, pair in enumerate(batch) if pair.index >= 0]
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from ..model.config import ModelInputs
 from ..model.minicpmv import MiniCPMV
 
 IGNORE = -100
-_HEAD_ROWS = 1024  # supervised positions whose logits exist at once
+HEAD_ROWS = 1024  # supervised positions whose logits exist at once
+ALL_ROWS = 1 << 30
 
 
 def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -47,10 +48,12 @@ class SupervisedObjective:
 
     samples: gives the samples of a step, from its number: the same number, the same samples, so a run can resume.
     max_tokens: length of a packed row; each row is one micro-batch. The model runs in its parameters' dtype.
+    head_rows: supervised positions whose logits exist at once.
     """
 
     names: tuple[str, ...] = ("lm",)
     capturable = False
+    head_rows = HEAD_ROWS
 
     def __init__(
         self, model: MiniCPMV, samples: Callable[[int], Sequence[ModelInputs]], max_tokens: int, samples_per_step: int
@@ -89,7 +92,7 @@ class SupervisedObjective:
         chosen = targets != IGNORE
         hidden, targets = hidden[chosen], targets[chosen]
         total = hidden.new_zeros((), dtype=torch.float32)
-        for states, wanted in zip(hidden.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
+        for states, wanted in zip(hidden.split(self.head_rows), targets.split(self.head_rows), strict=True):
             total = total + F.cross_entropy(self.model.llm.head(states).float(), wanted, reduction="sum")
         return total[None]
 
@@ -107,10 +110,31 @@ def targets_of(sample: ModelInputs) -> Tensor:
 
 def packed_hidden(model: MiniCPMV, samples: Sequence[ModelInputs]) -> Tensor:
     """Return the decoder's final states [sum of lengths, E] of samples in one row that do not see each other."""
-    x = torch.cat([model.embed(s) for s in samples])[None]
+    x = row_embeddings(model, samples)[None]
     positions = torch.cat([torch.arange(len(s)) for s in samples]).to(x.device)[None]
     if len(samples) == 1:
         return model.llm.model(x, positions)[0]
     lengths = torch.tensor([0, *(len(s) for s in samples)])
     offsets = lengths.cumsum(0, dtype=torch.int32).to(x.device)
     return model.llm.model(x, positions, Segments(offsets, int(lengths.max())))[0]
+
+
+def row_embeddings(model: MiniCPMV, samples: Sequence[ModelInputs]) -> Tensor:
+    """Return the embeddings [sum of lengths, E] of samples in one row; their pictures are encoded together."""
+    x = model.embed_tokens(torch.cat([s.input_ids for s in samples]).to(model.device))
+    places: list[int] = []
+    start = 0
+    for sample in samples:
+        for first, last in sample.image_bounds.tolist():
+            places += range(start + first, start + last)
+        start += len(sample)
+    seen = [s for s in samples if s.temporal_ids]
+    if not seen:
+        return x
+    features = model.encode_images(
+        torch.cat([s.patches for s in seen]),
+        torch.cat([s.tgt_sizes for s in seen]),
+        [ids for s in seen for ids in s.temporal_ids],
+    )
+    # Out of place, so that both sides can be differentiated.
+    return x.index_copy(0, torch.tensor(places, device=x.device), features.flatten(0, 1).to(x.dtype))

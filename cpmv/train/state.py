@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from ..device import parse_dtype
 from ..errors import CheckpointError
 from .optim import Horizon, Optimizer
+from .sharded_optim import ShardedOptimizer
 
 log = logging.getLogger("cpmv")
 SHARD_BYTES = 15 << 20
+_WHOLE, _SHARDS = "optimizer.safetensors", "sharded"
 
 
 @dataclass
@@ -40,22 +42,30 @@ class Progress:
 
 
 def save_state(
-    folder: Path, optimizer: Optimizer, generator: torch.Generator, progress: Progress, rank: int, world_size: int
+    folder: Path,
+    optimizer: Optimizer | ShardedOptimizer,
+    generator: torch.Generator,
+    progress: Progress,
+    rank: int,
+    world_size: int,
 ) -> None:
-    """Write `folder/state-<step>` and drop older ones; a state appears whole or not at all. Rank 0 writes the weights,
-    each rank its generator."""
+    """Write `folder/state-<step>` and drop older ones; a state appears whole or not at all. Rank 0 writes the weights
+    (each rank its slices when they are sharded), each rank its generator."""
     final = folder / f"state-{progress.step:08d}"
     part = folder / f"{final.name}.part"
     part.mkdir(parents=True, exist_ok=True)
     save_file({"generator": generator.get_state().cpu()}, part / f"rank-{rank}.safetensors")
+    if isinstance(optimizer, ShardedOptimizer):
+        optimizer.save(part / _SHARDS)
     if world_size > 1:
         torch.distributed.barrier()
     if rank != 0:
         return
-    tensors = {name: t.detach().cpu().contiguous() for name, t in optimizer.state().items()}
-    layout = {name: [start, *shape] for name, (start, shape) in optimizer.layout.items()}
+    if isinstance(optimizer, Optimizer):
+        tensors = {name: t.detach().cpu().contiguous() for name, t in optimizer.state().items()}
+        layout = {name: [start, *shape] for name, (start, shape) in optimizer.layout.items()}
+        save_file(tensors, part / _WHOLE, metadata={"layout": json.dumps(layout)})
     counters = dataclasses.asdict(progress)
-    save_file(tensors, part / "optimizer.safetensors", metadata={"layout": json.dumps(layout)})
     (part / "progress.json").write_text(json.dumps({**counters, "world_size": world_size}))
     if final.exists():
         shutil.rmtree(final)
@@ -70,26 +80,45 @@ def find_states(folder: Path) -> list[Path]:
 
 
 def load_state(
-    folder: Path, optimizer: Optimizer, generator: torch.Generator | None, rank: int, world_size: int
+    folder: Path,
+    optimizer: Optimizer | ShardedOptimizer,
+    generator: torch.Generator | None,
+    rank: int,
+    world_size: int,
 ) -> Progress:
-    """Restore the newest state under `folder`. Raises CheckpointError when it belongs to another run."""
+    """Restore the newest state under `folder`. Raises CheckpointError when it belongs to another run.
+
+    A sharded state can be read on another number of GPUs, unless its moments have 8 bits.
+    """
     states = find_states(folder)
     if not states:
         raise CheckpointError(f"{folder} holds no state to resume from; leave --resume out to start anew")
     newest = states[-1]
     saved = json.loads((newest / "progress.json").read_text())
-    with safe_open(newest / "optimizer.safetensors", framework="pt") as file:
-        layout = json.loads(file.metadata()["layout"])
-        here = {name: [start, *shape] for name, (start, shape) in optimizer.layout.items()}
-        if layout != here:
-            raise CheckpointError(f"{newest} was saved by a run of another model or other trained parts")
-        optimizer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
-    if saved.pop("world_size") != world_size and generator is not None:
+    sharded = isinstance(optimizer, ShardedOptimizer)
+    if sharded != (newest / _SHARDS).is_dir():
+        raise CheckpointError(f"{newest} was saved {'without' if sharded else 'with'} --shard; resume the same way")
+    moves = isinstance(optimizer, ShardedOptimizer) and optimizer.kind == "adamw"
+    others = saved.pop("world_size") != world_size
+    if others and generator is not None and not moves:
         raise CheckpointError(f"{newest} was saved on another number of GPUs than {world_size}; resume on as many")
-    if generator is not None:
+    if isinstance(optimizer, ShardedOptimizer):
+        optimizer.load(newest / _SHARDS)
+    else:
+        _restore_whole(newest, optimizer)
+    if generator is not None and not others:
         generator.set_state(load_file(newest / f"rank-{rank}.safetensors")["generator"])
     horizon = saved.pop("horizon")
     return Progress(**saved, horizon=Horizon(**horizon) if horizon else None)
+
+
+def _restore_whole(state: Path, optimizer: Optimizer) -> None:
+    with safe_open(state / _WHOLE, framework="pt") as file:
+        layout = json.loads(file.metadata()["layout"])
+        here = {name: [start, *shape] for name, (start, shape) in optimizer.layout.items()}
+        if layout != here:
+            raise CheckpointError(f"{state} was saved by a run of another model or other trained parts")
+        optimizer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
 
 
 def export(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .distributed import World
 from .optim import Optimizer
+from .sharded_optim import ShardedOptimizer
 
 log = logging.getLogger("cpmv")
 PATCH_EMBEDDING = "vpm.embeddings.patch_embedding.weight"
@@ -62,7 +63,7 @@ class Step:
     def __init__(
         self,
         objective: Objective,
-        optimizer: Optimizer,
+        optimizer: Optimizer | ShardedOptimizer,
         world: World,
         generator: torch.Generator,
         *,
@@ -91,6 +92,7 @@ class Step:
     def _view_of(self, name: str) -> Tensor | None:
         if name not in self.optimizer.layout:
             return None
+        assert isinstance(self.optimizer, Optimizer)
         start, shape = self.optimizer.layout[name]
         return self.optimizer.grads[start : start + shape.numel()]
 
@@ -143,7 +145,7 @@ class Step:
     def _differentiate(self, key: Any) -> None:
         self.optimizer.zero_grad()
         self._sums.zero_()
-        scale = self.objective.weights / self._counts.clamp(min=1)
+        scale = self.objective.weights * self.optimizer.loss_scale / self._counts.clamp(min=1)
         for batch in self._batches[key]:
             dtype = self.autocast or torch.bfloat16
             with torch.autocast(self.device.type, dtype, enabled=self.autocast is not None):
@@ -152,7 +154,7 @@ class Step:
             self._sums += sums.detach()
 
     def _add_grads(self) -> None:
-        self.world.add(self.optimizer.grads)
+        self.optimizer.add_grads(self.world)
 
     @torch.no_grad()
     def _update(self) -> None:

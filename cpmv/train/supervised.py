@@ -15,11 +15,12 @@ from ..model.config import ModelInputs
 from ..model.lora import lora_layers
 from ..model.minicpmv import MiniCPMV
 from .metrics import forward_flops
-from .sft import SupervisedObjective, num_supervised
+from .sft import ALL_ROWS, SupervisedObjective, num_supervised
 
 
 class FinetuneObjective(SupervisedObjective):
-    """num_tokens: of all samples trained on so far on this GPU."""
+    """num_tokens: of all samples trained on so far on this GPU. level: makes rows alike on all ranks, in place, where
+    a sharded model needs that (`sharding.level`)."""
 
     def __init__(
         self,
@@ -28,9 +29,12 @@ class FinetuneObjective(SupervisedObjective):
         max_tokens: int,
         samples_per_step: int,
         seed: int,
+        level: Callable[[list[list[ModelInputs]]], None] | None = None,
     ) -> None:
         super().__init__(model, samples, max_tokens, samples_per_step)
-        self.seed = seed
+        self.seed, self.level = seed, level
+        if level is not None:
+            self.head_rows = ALL_ROWS
         self.num_tokens = 0
         self._flops = 0.0
         self._through_vision = any(p.requires_grad for p in model.vpm.parameters())
@@ -43,6 +47,8 @@ class FinetuneObjective(SupervisedObjective):
         rows = super().load(key, generator)
         self._flops = sum(self._cost(sample) for row in rows for sample in row)
         self.num_tokens += sum(len(sample) for row in rows for sample in row)
+        if self.level is not None:
+            self.level(rows)
         return rows
 
     def sums(self, batch: Sequence[ModelInputs]) -> Tensor:
