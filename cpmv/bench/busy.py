@@ -30,7 +30,9 @@ class BusyShare:
     def __enter__(self) -> BusyShare:
         self._process = None
         if self._command is not None:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
         return self
 
     def __exit__(

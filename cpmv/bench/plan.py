@@ -6,8 +6,7 @@ A GPU, or a CPU with a small model, gets the whole table; a large model on a CPU
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-
-import torch
+from typing import Any
 
 from ..errors import CpmvError
 from ..model.minicpmv import MiniCPMV
@@ -20,7 +19,7 @@ _LARGE = 500_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller wants; see `python -m cpmv.bench --help`."""
+    """What the caller wants; see `python -m cpmv.bench --help`. limit_s: after which no more lines are begun."""
 
     model: str | None = None
     random: str | None = None
@@ -32,6 +31,7 @@ class Options:
     peers: tuple[str, ...] = ()
     clip: str | None = None
     seed: int = 0
+    limit_s: float | None = None
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -87,19 +87,24 @@ def choose_plan(options: Options, network: MiniCPMV) -> Plan:
         plan = _LARGE_CPU if parameters > _LARGE else _SMALL_CPU
     if options.quick:
         plan = replace(plan, budget_s=plan.budget_s / 8, least=min(plan.least, 2), most=3)
-    for name, values in options.sizes.items():
-        if name == "decode":
-            plan = replace(plan, decode=tuple((rows, context) for rows, context in zip(values[::2], values[1::2])))
-        elif name in ("prefill", "vision"):
-            plan = replace(plan, **{name: values})
-        else:
-            plan = replace(plan, **{name: values[0]})
+    plan = replace(plan, **_asked_sizes(options.sizes))
     context = network.config.language.max_position_embeddings
     return replace(
         plan,
         decode=tuple(pair for pair in plan.decode if pair[1] + 256 <= context),
         prefill=tuple(length for length in plan.prefill if length < context),
     )
+
+
+def _asked_sizes(sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Turn the caller's sizes into fields of a plan."""
+    found: dict[str, Any] = {}
+    for name, values in sizes.items():
+        if name == "decode":
+            found[name] = tuple(zip(values[::2], values[1::2], strict=True))
+        else:
+            found[name] = values if name in ("prefill", "vision") else values[0]
+    return found
 
 
 def needed_tokens(plan: Plan, config_tokens: int) -> int:
@@ -109,7 +114,3 @@ def needed_tokens(plan: Plan, config_tokens: int) -> int:
     video = -(-plan.frames // 3) * (config_tokens + 2) + 256
     flight = plan.requests * (2 * config_tokens + plan.answer + 128)
     return max(decode, prefill, video, flight) + 1024
-
-
-def is_cuda(device: torch.device) -> bool:
-    return device.type == "cuda"

@@ -41,8 +41,18 @@ def plot(results: Sequence[dict[str, Any]], out: str | Path) -> None:
             continue
         colour, name = f"C{number}", result["model"]["short"]
         common = min(context for _, context, _, _ in found)
-        _lines(left, [(r, t, l) for r, c, t, l in found if c == common], colour, f"{name}, context {common:,}")
-        _lines(right, [(c, t, l) for r, c, t, l in found if r == 1], colour, f"{name}, batch 1")
+        _lines(
+            left,
+            [(rows, speed, most) for rows, context, speed, most in found if context == common],
+            colour,
+            f"{name}, context {common:,}",
+        )
+        _lines(
+            right,
+            [(context, speed, most) for rows, context, speed, most in found if rows == 1],
+            colour,
+            f"{name}, batch 1",
+        )
     left.set(xscale="log", yscale="log", xlabel="sequences at once", ylabel="tokens a second")
     right.set(xscale="log", xlabel="context, tokens", ylabel="tokens a second", ylim=(0, None))
     for axes in (left, right):

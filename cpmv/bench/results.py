@@ -109,6 +109,11 @@ def _cells(row: Row, has_peers: bool, has_bars: bool) -> list[str]:
     return cells
 
 
+def one_line(row: Row) -> str:
+    """Return a row on one line, as it is told while the run goes on."""
+    return "; ".join(cell for cell in _cells(row, has_peers=True, has_bars=False) if cell)
+
+
 def plain_table(result: dict[str, Any]) -> str:
     """Return the table with aligned columns."""
     header, rows = columns(result)

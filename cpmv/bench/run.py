@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from .peers import Peer, PeerError, open_peer
 from .plan import Options, Plan, choose_plan, needed_tokens
 from .profile import kernel_tables
 from .random_model import EndlessTokenizer, decoder_bytes, random_model
-from .results import Row, add_bars, make_row
+from .results import add_bars, make_row, one_line
 from .timing import interleave
 from .workloads import Bench, Decode, FirstToken, Prefill, Throughput, Vision, Workload, greedy
 
@@ -43,6 +44,7 @@ def run(options: Options, *, kernel_table: bool = False, tell: Progress = lambda
     tell: called with a line when something begins. A workload that fails is told in the result's `failed` and does
     not end the run; it counts as a mistake of ours or a lack of memory, and its traceback is logged.
     """
+    started = time.perf_counter()
     with _heard() as heard:
         tell("opening the model")
         model = open_model(options)
@@ -52,8 +54,11 @@ def run(options: Options, *, kernel_table: bool = False, tell: Progress = lambda
         result = _head(options, model, bench)
         peers = _open_peers(options, bench, result, tell)
         for workload in workloads(bench, plan, options, result):
-            tell(workload.label)
+            if options.limit_s is not None and time.perf_counter() - started > options.limit_s:
+                result["notes"].append(f"{workload.label}: not measured, the time given was over")
+                continue
             _measure(workload, bench, plan, peers, result)
+            tell(one_line(result["rows"][-1]) if result["rows"] else workload.label)
         if "memory" in options.only:
             tell("memory")
             result["memory"] = _memory(bench)
@@ -134,9 +139,7 @@ def _measure(workload: Workload, bench: Bench, plan: Plan, peers: list[Peer], re
         limit = workload.limit_s()
         ours = spreads.pop("")
         share = busy.share if slow and not spreads else None
-        row = make_row(
-            workload.key, workload.label, workload.what, workload.per_unit, ours, limit, spreads, busy=share
-        )
+        row = make_row(workload.key, workload.label, workload.what, workload.per_unit, ours, limit, spreads, busy=share)
         result["rows"].append(row)
     except Exception as error:  # the other lines are still worth having
         log.exception("%s failed", workload.label)
