@@ -45,9 +45,13 @@ class ComposedProbe:
         device = self.composer.device
         generator = torch.Generator(device).manual_seed(key + 1)
         batch = self.composer.load(key, objective, generator)
-        # With gradients on, as in training: compiled blocks would otherwise be compiled once more.
-        with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            hidden = self.model.states(batch)[2][0].detach()
+        # Compiled blocks would be compiled once more, for a row of another length.
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None),
+        ):
+            hidden = self.model.states(batch)[2][0]
         wrong = torch.zeros(hidden.shape[0] + 1, dtype=torch.int64, device=device)
         with torch.no_grad():
             asked = (batch.targets[0] != IGNORE).nonzero()[:, 0]

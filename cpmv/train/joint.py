@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import CpmvError
 from ..model.resampler import spatial_positions
 from ..model.vision import position_buckets
+from .ahead import Branches
 from .config import Combination, Shape
 from .joint_model import IGNORE, QUERY_POINTS, JointBatch, JointModel, Pass
 from .metrics import step_flops
@@ -73,6 +74,7 @@ class JointObjective:
         self.model, self.drawer, self.mix, self.combinations = model, drawer, dict(mix), tuple(combinations)
         self.shift, self.packed_tokens = shift, packed_tokens
         self.device = model.model.device
+        self.branches = Branches(self.device)
         self.aux_weight = aux_weight
         self.weights = torch.tensor([1.0, aux_weight, aux_weight], device=self.device)
         self._constants: dict[Any, Tensor] = {}
@@ -110,7 +112,7 @@ class JointObjective:
     def flops(self, key: int) -> float:
         """Operations of one step on this GPU, counted."""
         length, frames = self._shape
-        samples = self.samples_per_step
+        samples = sum(self.mix.values())
         tokens = self.packed_tokens or samples * length
         config, combination, classes = self.model.model.config, self.combinations[key], self.model.num_classes
         total = 0.0 if self.composer is None else self.composer.flops(key, classes)
@@ -132,13 +134,20 @@ class JointObjective:
 
     def load(self, key: int, generator: torch.Generator | None) -> list[JointBatch]:
         """Draw one step's micro-batches: those of `mix`, then the composed ones; one where both are rows."""
-        parts = []
+        parts: list[tuple[Shape | None, list[Batch]]] = []
         for shape, kinds in self._parts[key]:
-            batches = [self.draw(kind, count, shape, generator) for kind, count in kinds]
+            batches: list[Batch] = []
+            for kind, count in kinds:
+                with self.branches.branch():
+                    batches.append(self.draw(kind, count, shape, generator))
             parts.append((shape, batches))
+        composed: list[Pass] = []
+        if self.composer is not None:
+            composed = self.composer.draw(key, self, generator)
+        self.branches.join()
         out = [self.assemble(parts, generator)] if parts else []
         if self.composer is not None:
-            out.append(self.composer.load(key, self, generator))
+            out.append(self.composer.batch(key, composed))
         if len(out) == 2 and out[0].offsets is not None:
             return [join_rows(*out)]
         return out

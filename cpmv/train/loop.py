@@ -143,10 +143,11 @@ class Loop:
         self.step.optimizer.lr.fill_(config.peak_lr * lr_factor(config.schedule, progress.step, horizon))
         self.step.objective.set_progress(fade(progress.step / horizon.total, *config.aux_fade))
         key = self.step.objective.key(progress.step, config.seed)
+        following = self.step.objective.key(progress.step + 1, config.seed)
         with self._profiled(progress.step):
-            self.step.run(key, progress.step)
+            self.step.run(key, progress.step, following)
         progress.step += 1
-        samples = self.step.objective.samples_per_step * self.world.size
+        samples = self.step.num_samples * self.world.size
         progress.samples += samples
         self._lap_samples += samples
         self._flops += self.step.objective.flops(key) * self.world.size
@@ -290,7 +291,8 @@ class Loop:
         started = time.perf_counter()
         self._synchronise()
         step, world = self.step, self.world
-        save_state(self.out / "state", step.optimizer, step.generator, self.progress, world.rank, world.size)
+        generator = step.resumable_generator
+        save_state(self.out / "state", step.optimizer, generator, self.progress, world.rank, world.size)
         self._watch.skip(time.perf_counter() - started)
 
     def _note(self, text: str) -> None:

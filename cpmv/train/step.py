@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .ahead import Ahead
 from .distributed import World
 from .optim import Optimizer
 from .sharded_optim import ShardedOptimizer
@@ -47,17 +48,21 @@ class Objective(Protocol):
 
 
 def own_stream(device: torch.device) -> None:
-    """Make a new side stream the current one: rates, warm-up, capture and replay stay in order on it."""
+    """Make a new side stream the current one: rates, warm-up, capture and replay stay in order on it.
+
+    It comes before others, so that what is drawn ahead fills gaps only.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
 
 
 class Step:
     """Runs steps and accumulates what they measured. `generator` feeds everything random in a step.
 
     graphs: "whole" (drawing inside the graph), "step" (drawing outside), "off". autocast: bfloat16 or None. With
-    graphs everything must run on one stream that is not the default one: see `own_stream`.
+    graphs everything must run on one stream that is not the default one: see `own_stream`. ahead: on one GPU with
+    "whole", draw the next step's batch while this one is trained on. num_samples: of the last step.
     """
 
     def __init__(
@@ -69,11 +74,15 @@ class Step:
         *,
         autocast: torch.dtype | None = None,
         graphs: str = "off",
+        ahead: bool = True,
     ) -> None:
         self.objective, self.optimizer, self.world, self.generator = objective, optimizer, world, generator
         self.autocast = autocast
         self.device = generator.device
         self.graphs = graphs if objective.capturable and self.device.type == "cuda" else "off"
+        self._ahead: Ahead | None = None
+        self._draws_ahead = ahead and self.graphs == "whole" and world.size == 1
+        self.num_samples = 0
         num = len(objective.names)
         self._counts = torch.zeros(num, device=self.device)
         self._sums = torch.zeros(num, device=self.device)
@@ -96,10 +105,18 @@ class Step:
         start, shape = self.optimizer.layout[name]
         return self.optimizer.grads[start : start + shape.numel()]
 
-    def run(self, key: Any, step: int) -> None:
-        """Do one step, the run's `step`th. `optimizer.lr` and the objective's weights hold the rates to use."""
+    def run(self, key: Any, step: int, following: Any = None) -> None:
+        """Do one step, the run's `step`th. `optimizer.lr` and the objective's weights hold the rates to use.
+
+        following: the next step's key, if it is known, to draw for it ahead.
+        """
         self._num_seen += 1
+        if self._draws_ahead and key in self._visited and (key in self._captured or self._try_capture(key)):
+            if self._ahead is not None:
+                self._replay_ahead(self._ahead, key, step, following)
+                return
         self.objective.feed(key, step)
+        self.num_samples = self.objective.samples_per_step
         if self.graphs != "off" and key in self._visited:
             if key in self._captured or self._try_capture(key):
                 for part in self._captured[key]:
@@ -107,6 +124,19 @@ class Step:
                 return
         self._eager(key)
         self._visited.add(key)
+
+    def _replay_ahead(self, ahead: Ahead, key: Any, step: int, following: Any) -> None:
+        self.num_samples = ahead.take(key, step)
+        for part in self._captured[key]:
+            part()
+        ahead.release(key)
+        if following in ahead and following != key:
+            ahead.start(following, step + 1)
+
+    @property
+    def resumable_generator(self) -> torch.Generator:
+        """The generator to save: as it stood after the last step, whatever has been drawn ahead."""
+        return self.generator if self._ahead is None else self._ahead.resumable()
 
     def _eager(self, key: Any) -> None:
         before = self.generator.get_state()
@@ -174,10 +204,14 @@ class Step:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                lower = {"whole": "step", "step": "off"}[self.graphs]
-                cost = "drawing outside the graph" if lower == "step" else "no CUDA graphs, several times slower"
-                log.warning("CUDA graph %r failed (%s); going on with %s", self.graphs, _one_line(error), cost)
-                self.graphs = lower
+                if self._draws_ahead:
+                    log.warning("drawing ahead failed (%s); going on with one graph a step", _one_line(error))
+                    self._draws_ahead, self._ahead = False, None
+                else:
+                    lower = {"whole": "step", "step": "off"}[self.graphs]
+                    cost = "drawing outside the graph" if lower == "step" else "no CUDA graphs, several times slower"
+                    log.warning("CUDA graph %r failed (%s); going on with %s", self.graphs, _one_line(error), cost)
+                    self.graphs = lower
                 self._captured.clear()
                 self._batches.clear()
                 torch.cuda.synchronize(self.device)
@@ -187,6 +221,8 @@ class Step:
         return False
 
     def _capture(self, key: Any) -> list[Callable[[], Any]]:
+        if self._draws_ahead:
+            return self._capture_ahead(key)
         load: list[Callable[[], Any]]
         if self.graphs == "whole":
             load, parts = [], [[lambda: self._load(key)], [lambda: self._differentiate(key)], [self._update]]
@@ -205,9 +241,17 @@ class Step:
             program += between[i : i + 1]
         return program
 
-    def _record(self, parts: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    def _capture_ahead(self, key: Any) -> list[Callable[[], Any]]:
+        """Record drawing on its own stream, and the rest of the step here."""
+        self._ahead = self._ahead or Ahead(self.objective, self.device, self.generator)
+        self._batches[key] = batches = self._ahead.capture(key)
+        parts = [lambda: self._count(batches), lambda: self._differentiate(key), self._update]
+        return [self._record(parts, random=False)]
+
+    def _record(self, parts: Sequence[Callable[[], Any]], *, random: bool = True) -> Callable[[], Any]:
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
+        if random:  # a replay writes the generator's offset, which a drawing on another stream may be reading
+            graph.register_generator_state(self.generator)
         # Other threads (a collective's watchdog) may touch the device meanwhile when there are several GPUs.
         mode = "global" if self.world.size == 1 else "thread_local"
         stream = torch.cuda.current_stream(self.device)
