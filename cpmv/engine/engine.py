@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from ..errors import ContextLengthError, MessageError, OutOfMemoryError
 from ..inputs.text import Tokenizer
@@ -23,6 +24,7 @@ from ..model.minicpmv import MiniCPMV
 from .blocks import BlockKeys, BlockPool
 from .capacity import is_out_of_memory, plan_cache
 from .choose import Chooser, ConstraintError, report
+from .flight import Flight, Tokens, can_read_on
 from .image_cache import ImageCache, PromptMedia
 from .lookup import Lookup
 from .output import Answer, Output, Piece
@@ -94,6 +96,7 @@ class Engine:
         self._inbox: deque[Request] = deque()
         self._to_cancel: deque[Request] = deque()
         self._seated: dict[int, int] = {}  # request id -> its preemptions when it was given its row
+        self._flight: Flight | None = None  # the next step, when it is computing already
         self._lock = threading.Lock()  # held during a step
         self._stepping: int | None = None  # the thread that holds it
         self._wake = threading.Condition()
@@ -182,7 +185,7 @@ class Engine:
             self._stepping = threading.get_ident()
             try:
                 self._tidy()
-                works = self._scheduler.schedule()
+                works = self._scheduler.schedule() if self._flight is None else self._flight.works
                 if works:
                     self._run(works)
                 self._tidy()
@@ -200,33 +203,63 @@ class Engine:
                 request.end("cancelled")
                 self._finish(request)
 
-    def _run(self, works: list[Work]) -> None:
-        for work in works:
-            self._seat(work.request)
+    def _run(self, works: list[Work], *, read_on: bool = True) -> None:
+        """Launch a step unless it is computing already, launch the one after it if that is certain, hand out."""
+        flight, self._flight = self._flight, None
         try:
-            logits, likeliest = self._runner.forward(works)
-            rows = [work.request for work in works if work.decides for _ in range(1 + len(work.drafts))]
-            tokens = self._chooser.choose(rows, logits, likeliest).tolist() if rows else []
-            reports = report(rows, logits, tokens)
+            if flight is None:
+                for work in works:
+                    self._seat(work.request)
+                flight = self._launch(works, *self._runner.forward(works))
+            if read_on:
+                self._flight = self._launch_next(flight)
+            tokens = flight.arriving.read() if flight.arriving is not None else []
+            reports = report(flight.rows, flight.logits, tokens)
         except ConstraintError as error:
             self._fail([error.request], error)
             return  # the others are computed again by the next step
         except Exception as error:  # a mistake of ours must not end everyone's work
+            self._flight = None
             if is_out_of_memory(error):
                 self._relieve(works, error)
                 return
             log.exception("a step failed; its %d requests end with an error", len(works))
-            self._fail([work.request for work in works], error)
+            self._fail([work.request for work in works if work.request.output is None], error)
             return
         self._counters.steps += 1
         self._scheduler.recover()
         at = 0
         for work in works:
-            self._scheduler.computed(work.request, work.start + work.count)
-            if work.decides:
-                count = 1 + len(work.drafts)
-                self._take(work, tokens[at : at + count], reports[at : at + count])
-                at += count
+            count = 1 + len(work.drafts) if work.decides else 0
+            if work.request.output is None:  # else it ended while this was computing
+                self._scheduler.computed(work.request, work.start + work.count)
+                if count:
+                    self._take(work, tokens[at : at + count], reports[at : at + count])
+            at += count
+        if self._flight is not None and not self._flight.is_wanted:
+            self._flight = None
+
+    def _launch(self, works: list[Work], logits: Tensor, likeliest: Tensor | None) -> Flight:
+        """Choose tokens where they will be computed, and send them here."""
+        rows = [work.request for work in works if work.decides for _ in range(1 + len(work.drafts))]
+        tokens = self._chooser.choose(rows, logits, likeliest) if rows else None
+        return Flight(works, rows, logits, tokens, None if tokens is None else Tokens(tokens))
+
+    def _launch_next(self, flight: Flight) -> Flight | None:
+        """Launch the step after one that computes, where nothing else could be in it."""
+        scheduler = self._scheduler
+        full = len(scheduler.running) >= scheduler.row_limit
+        if (
+            flight.tokens is None
+            or self._to_cancel
+            or ((self._inbox or scheduler.num_waiting) and not full)
+            or len(flight.works) != len(scheduler.running)
+            or not can_read_on(flight.works)
+        ):
+            return None
+        works = scheduler.plan_next(flight.works)
+        scores = None if works is None else self._runner.read_on(works, flight.tokens)
+        return None if works is None or scores is None else self._launch(works, *scores)
 
     def _seat(self, request: Request) -> None:
         """Prepare the row of a request that has just been admitted, for the first time or again."""
@@ -398,6 +431,8 @@ class Engine:
         recorded steps stay valid. Requests that run go on with the keys and values they have.
         """
         with self._lock:
+            if self._flight is not None:
+                self._run(self._flight.works, read_on=False)
             self._pool.forget_all()
             self._images.clear()
             if weights:

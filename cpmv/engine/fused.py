@@ -141,7 +141,7 @@ def _weight(module: nn.Module, dtype: torch.dtype) -> tuple[Any, Tensor | None]:
     """Return what `linear.multiply` takes for a layer, and its bias. Raises Unsupported."""
     bias = getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().to(dtype)
-    if type(module) in (Linear, Embedding):
+    if isinstance(module, (Linear, Embedding)) and type(module) in (Linear, Embedding):
         weight = module.weight.detach()
         if weight.dtype != dtype or not linear.supports(weight, 1):
             raise Unsupported(f"a weight {tuple(weight.shape)} in {weight.dtype} beside {dtype}")

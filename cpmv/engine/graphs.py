@@ -5,7 +5,7 @@ block tables. They go to the device in one copy into a buffer that the graph rea
 comes out of the graph as well. Rows that a bucket has too many compute in a scratch block that nobody owns.
 
 A step can be launched while the one before it still computes: its rows then read on from the tokens that come out of
-that one, which the host has not seen yet (`ahead`).
+that one, which the host has not seen yet.
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ class DecodeGraphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def step(self, works: Sequence[Work], ahead: bool = False) -> tuple[Tensor, Tensor] | None:
+    def step(self, works: Sequence[Work], after: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Run a step that only decodes; None where that must be done eagerly.
 
-        ahead: the rows are those of the step before, in its order, and their tokens are not known here yet.
+        after: int64 [B] on the device, the tokens that the rows' last step chose, when they are not known here yet.
         """
         if self._failed or any(
             work.count != 1 or work.drafts or work.start < work.request.num_prompt for work in works
@@ -180,15 +180,12 @@ class DecodeGraphs:
         key = (row_bucket(len(works), self._max_rows), num_blocks)
         graph = self._graphs.get(key)
         if graph is None:
-            if ahead:
-                return None  # a recording computes, and what the step before chose would be overwritten
+            if after is not None:
+                return None  # there is time for a recording once nothing computes
             graph = self._record(*key)
-        return None if graph is None else graph.step(works, ahead)
-
-    def choose(self, tokens: Tensor) -> None:
-        """Let the next step, run ahead, read on from these tokens [B] instead of the likeliest."""
-        if tokens.data_ptr() != self._chosen.data_ptr():
-            self._chosen[: tokens.shape[0]] = tokens
+        if graph is not None and after is not None and after.data_ptr() != self._chosen.data_ptr():
+            self._chosen[: after.shape[0]] = after
+        return None if graph is None else graph.step(works, after is not None)
 
     def _record(self, num_rows: int, num_blocks: int) -> DecodeGraph | None:
         if len(self._graphs) >= _MAX_GRAPHS:

@@ -106,6 +106,17 @@ class Runner:
         recorded = self.graphs.step(works) if self.graphs is not None else None
         return Scores(self._pass(works)) if recorded is None else Scores(*recorded)
 
+    @torch.inference_mode()
+    def read_on(self, works: Sequence[Work], tokens: Tensor) -> Scores | None:
+        """Compute one more token a row, after `tokens` [B] of the step before, which may still be computing.
+
+        Only where that is a recorded step; else None, with nothing done.
+        """
+        if self.graphs is None:
+            return None
+        recorded = self.graphs.step(works, tokens)
+        return None if recorded is None else Scores(*recorded)
+
     def _pass(self, works: Sequence[Work]) -> Tensor:
         layout = lay_out(works)
         x = self._embed(layout)

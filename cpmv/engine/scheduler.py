@@ -119,6 +119,17 @@ class Scheduler:
         self._plan_prompts(works)
         return works
 
+    def plan_next(self, works: list[Work]) -> list[Work] | None:
+        """Plan the step after one of these works alone, whose tokens are not known yet: one more for each row.
+
+        None, when blocks would have to be taken from someone.
+        """
+        if not all(self._grow(work.request, work.start + work.count + 1) for work in works):
+            return None
+        for work in works:
+            self._served[work.request.client] += 1
+        return [Work(work.request, work.start + work.count, 1, True) for work in works]
+
     def _plan_prompts(self, works: list[Work]) -> None:
         """Spend the budget on prompts: those being read and those still waiting, the least served client's first."""
         budget = self.budget

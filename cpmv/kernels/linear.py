@@ -135,9 +135,7 @@ def _run(
     offset = bias if bias is not None else x
     if isinstance(config, Gemv):
         assert num_rows == 1, "a gemv is for one row"
-        kernels.gemv[(tiles,)](
-            x, weight, out, gain, offset, rows, eps, NORM=norm is not None, **shared, **options
-        )
+        kernels.gemv[(tiles,)](x, weight, out, gain, offset, rows, eps, NORM=norm is not None, **shared, **options)
         return
     padded = max(16, 1 << (num_rows - 1).bit_length())
     # float16 cannot hold what has not been normed yet.

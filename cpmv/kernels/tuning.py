@@ -1,4 +1,4 @@
-"""Which shape of a kernel is the fastest here: a table for cards that were measured, else a measurement, kept in a file.
+"""Which shape of a kernel is the fastest here: measured at first use, kept in a file.
 
 A choice depends on the card, torch, Triton, the operation, its shape and its dtype. Measurements are made at first use,
 outside of recordings, and kept as JSON in the user's cache folder ($XDG_CACHE_HOME/cpmv, or ~/.cache/cpmv); a file
