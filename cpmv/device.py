@@ -1,10 +1,13 @@
-"""Device and dtype, chosen once and explained in one log line."""
+"""Device, dtype and threads, chosen once and explained in a log line."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -50,6 +53,8 @@ def choose(
         chosen, why_dtype = _choose_dtype(place, stored_dtype, stored_bytes)
     placement = Placement(place, chosen, f"{place} ({why_device}), {str(chosen).removeprefix('torch.')} ({why_dtype})")
     log.info("running on %s", placement.reason)
+    if place.type == "cpu":
+        use_physical_cores()
     return placement
 
 
@@ -122,3 +127,46 @@ def cpu_has_bf16() -> bool:
         if supported is not None and supported():
             return True
     return False
+
+
+def use_physical_cores() -> int:
+    """Let torch use one thread for each physical core that this process may run on; return how many it uses now.
+
+    Two threads on one core share its multipliers and its way to memory: they only wait for each other. What
+    OMP_NUM_THREADS or torch.set_num_threads has said stays.
+    """
+    current = torch.get_num_threads()
+    allowed = _allowed_cpus()
+    if os.environ.get("OMP_NUM_THREADS") or current != len(allowed):
+        log.info("%d CPU threads, as set", current)
+        return current
+    cores = _physical_cores(allowed)
+    if cores < current:
+        torch.set_num_threads(cores)
+    log.info("%d CPU threads for %d logical CPUs", cores, len(allowed))
+    return cores
+
+
+def _allowed_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: set[int], root: Path = Path("/sys/devices/system/cpu"), group: Path | None = None) -> int:
+    """Count the cores behind logical CPUs, and no more than a container may use; all of them where nothing is told.
+
+    group: the control group's folder, by default the one that containers see.
+    """
+    cores: set[str] = set()
+    for cpu in cpus:
+        try:
+            cores.add((root / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip())
+        except OSError:
+            return len(cpus)
+    try:
+        quota, period = ((group or Path("/sys/fs/cgroup")) / "cpu.max").read_text().split()
+        limit = math.ceil(int(quota) / int(period)) if quota != "max" else len(cores)
+    except (OSError, ValueError):
+        limit = len(cores)
+    return max(1, min(len(cores), limit))

@@ -38,6 +38,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "cpmv_dequantize": (None, [_P, _L, _L, _I, _P, _I]),
     "cpmv_repack": (None, [_P, _I, _P, _L, _I]),
     "cpmv_repack_awq": (None, [_P, _P, _I]),
+    "cpmv_multiply_dense_many": (None, [_P, _I, _L, _L, _P, _L, _P, _P, _I]),
     "cpmv_multiply_dense": (None, [_P, _I, _L, _L, _P, _I, _L, _P, _P, _I]),
 }
 

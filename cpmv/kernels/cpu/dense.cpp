@@ -7,15 +7,6 @@
 namespace cpmv {
 namespace {
 
-enum Type : int32_t { kBf16 = 0, kHalf = 1, kFloat = 2 };
-
-inline float as_float(const void* from, int type, int64_t at) {
-  if (type == kBf16) return from_bf16(((const uint16_t*)from)[at]);
-  if (type == kFloat) return ((const float*)from)[at];
-  alignas(32) uint16_t halves[kRows] = {((const uint16_t*)from)[at]};
-  return widen(halves)[0];
-}
-
 inline vf bf16_to_floats(const uint16_t* from) {
   return (vf)(__builtin_convertvector(load<vh>(from), vu) << 16);
 }
@@ -28,15 +19,16 @@ inline float sum_of(vf v) {
 
 // Four rows of the weight at a time, so that as many streams come from memory.
 constexpr int kTogether = 4;
+constexpr int kMost = 4;  // rows of x
 
-template <int TYPE, int M>
+template <bool BF16, int M>
 void rows_product(const uint16_t* weight, int64_t columns, const float* x, float* out) {
   vf sums[M][kTogether] = {};
   for (int64_t k = 0; k < columns; k += kRows) {
     for (int r = 0; r < kTogether; ++r) {
       const uint16_t* from = weight + r * columns + k;
       __builtin_prefetch(from + 1024);
-      const vf w = TYPE == kBf16 ? bf16_to_floats(from) : widen(from);
+      const vf w = BF16 ? bf16_to_floats(from) : widen(from);
       for (int m = 0; m < M; ++m) sums[m][r] += w * load<vf>(x + m * columns + k);
     }
   }
@@ -45,11 +37,11 @@ void rows_product(const uint16_t* weight, int64_t columns, const float* x, float
   }
 }
 
-template <int TYPE>
+template <bool BF16>
 void rows_product(int rows, const uint16_t* weight, int64_t columns, const float* x, float* out) {
-  if (rows == 1) return rows_product<TYPE, 1>(weight, columns, x, out);
-  if (rows == 2) return rows_product<TYPE, 2>(weight, columns, x, out);
-  rows_product<TYPE, 4>(weight, columns, x, out);
+  if (rows == 1) return rows_product<BF16, 1>(weight, columns, x, out);
+  if (rows == 2) return rows_product<BF16, 2>(weight, columns, x, out);
+  rows_product<BF16, 4>(weight, columns, x, out);
 }
 
 }  // namespace
@@ -57,28 +49,38 @@ void rows_product(int rows, const uint16_t* weight, int64_t columns, const float
 
 using namespace cpmv;
 
-// out [count, rows] = x [count, columns] weightᵀ + bias: weight bfloat16 or float16 [rows, columns], x and out of
-// x_type, bias float32 or null. rows is a multiple of 4, columns of 16, count at most 4.
-extern "C" void cpmv_multiply_dense(const uint16_t* weight, int weight_type, int64_t rows, int64_t columns,
-                                    const void* x, int x_type, int64_t count, const float* bias, void* out,
+// out [count, rows] = x [count, columns] weightᵀ + bias: weight bfloat16 or float16 [rows, columns], x and out bfloat16
+// or float32, bias float32 or null. rows is a multiple of 4, columns of 16. Four rows of x after four meet rows of the
+// weight that stay in the cache.
+extern "C" void cpmv_multiply_dense(const uint16_t* weight, int weight_is_bf16, int64_t rows, int64_t columns,
+                                    const void* x, int is_bf16, int64_t count, const float* bias, void* out,
                                     int threads) {
-  const int together = count <= 2 ? int(count) : 4;
-  std::vector<float> floats(size_t(together * columns), 0.0f);
-  for (int64_t i = 0; i < count * columns; ++i) floats[size_t(i)] = as_float(x, x_type, i);
-  parallel(threads, rows / kTogether, 16, [&](int64_t begin, int64_t end) {
-    float sums[4 * kTogether];
-    for (int64_t part = begin; part < end; ++part) {
-      const uint16_t* from = weight + part * kTogether * columns;
-      if (weight_type == kBf16) rows_product<kBf16>(together, from, columns, floats.data(), sums);
-      if (weight_type == kHalf) rows_product<kHalf>(together, from, columns, floats.data(), sums);
-      for (int64_t m = 0; m < count; ++m) {
-        for (int r = 0; r < kTogether; ++r) {
-          const int64_t n = part * kTogether + r;
-          const float value = sums[m * kTogether + r] + (bias ? bias[n] : 0.0f);
-          if (x_type == kBf16) {
-            ((uint16_t*)out)[m * rows + n] = to_bf16(value);
-          } else {
-            ((float*)out)[m * rows + n] = value;
+  const int64_t padded = count <= 2 ? count : (count + kMost - 1) / kMost * kMost;
+  std::vector<float> floats(size_t(padded * columns), 0.0f);
+  for (int64_t i = 0; i < count * columns; ++i) {
+    floats[size_t(i)] = is_bf16 ? from_bf16(((const uint16_t*)x)[i]) : ((const float*)x)[i];
+  }
+  parallel(threads, rows / kTogether, 8, [&](int64_t begin, int64_t end) {
+    float sums[kMost * kTogether];
+    for (int64_t first = 0; first < count; first += kMost) {
+      const int64_t here = std::min<int64_t>(kMost, count - first);
+      for (int64_t part = begin; part < end; ++part) {
+        const uint16_t* from = weight + part * kTogether * columns;
+        const float* inputs = floats.data() + first * columns;
+        if (weight_is_bf16) {
+          rows_product<true>(int(here), from, columns, inputs, sums);
+        } else {
+          rows_product<false>(int(here), from, columns, inputs, sums);
+        }
+        for (int64_t m = 0; m < here; ++m) {
+          for (int r = 0; r < kTogether; ++r) {
+            const int64_t n = part * kTogether + r, at = (first + m) * rows + n;
+            const float value = sums[m * kTogether + r] + (bias ? bias[n] : 0.0f);
+            if (is_bf16) {
+              ((uint16_t*)out)[at] = to_bf16(value);
+            } else {
+              ((float*)out)[at] = value;
+            }
           }
         }
       }

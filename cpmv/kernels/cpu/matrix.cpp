@@ -135,6 +135,69 @@ inline __m512i as_pairs(const Floats& v, __m512i places) {
   return _mm512_permutexvar_epi16(places, (__m512i)_mm512_cvtne2ps_pbh((__m512)v.odd, (__m512)v.even));
 }
 
+// Rows of inputs in blocks of `rows`, [blocks, pairs, rows], zeros behind the last.
+struct Blocks {
+  int64_t blocks;
+  int rows;
+  std::vector<uint32_t>& words;
+};
+
+Blocks pack_inputs(const uint16_t* x, int64_t count, int64_t columns, int threads) {
+  static thread_local std::vector<uint32_t> words;  // kept: large memory that is new each time costs page faults
+  const int64_t blocks = (count + 11) / 12, pairs = columns / 2;
+  const int rows = int((count + blocks - 1) / blocks + 3) / 4 * 4;
+  words.resize(size_t(blocks * pairs * rows));
+  uint32_t* out = words.data();
+  parallel(threads, blocks, 1, [=](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      uint32_t* to = out + b * pairs * rows;
+      for (int m = 0; m < rows; ++m) {
+        const int64_t row = b * rows + m;
+        for (int64_t p = 0; p < pairs; ++p) {
+          to[p * rows + m] = row < count ? load<uint32_t>(x + row * columns + 2 * p) : 0;
+        }
+      }
+    }
+  });
+  return {blocks, rows, words};
+}
+
+// out [count, rows] = x [count, columns] wᵀ times factors plus bias, where fill(first tile, k0, k1, strip) makes a strip
+// of the weight: words of columns [k0, k1), [pairs, kTiles, 16].
+template <class Fill>
+void multiply_strips(int64_t rows, int64_t columns, const uint16_t* x, int64_t count, const float* factors,
+                     const float* bias, uint16_t* out, int threads, const Fill& fill) {
+  const Blocks in = pack_inputs(x, count, columns, threads);
+  const uint32_t* inputs = in.words.data();
+  constexpr int64_t kWidth = kTiles * kRows;
+  parallel(threads, (rows + kWidth - 1) / kWidth, 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<uint32_t> strip;
+    static thread_local std::vector<float> sums;
+    strip.resize(size_t(kDepth / 2 * kWidth));
+    sums.resize(size_t(in.blocks * in.rows * kWidth));
+    for (int64_t s = begin; s < end; ++s) {
+      for (int64_t k0 = 0; k0 < columns; k0 += kDepth) {
+        const int64_t k1 = std::min(columns, k0 + kDepth);
+        fill(s * kTiles, k0, k1, strip.data());
+        for (int64_t b = 0; b < in.blocks; ++b) {
+          micro(in.rows, strip.data(), inputs + (b * columns / 2 + k0 / 2) * in.rows, (k1 - k0) / 2,
+                sums.data() + b * in.rows * kWidth, k0 == 0);
+        }
+      }
+      const int64_t first = s * kWidth, last = std::min(rows, first + kWidth);
+      for (int64_t m = 0; m < count; ++m) {
+        const float* from = sums.data() + m * kWidth;
+        for (int64_t n = first; n < last; ++n) {
+          float value = from[n - first];
+          if (factors) value *= factors[n];
+          if (bias) value += bias[n];
+          out[m * rows + n] = to_bf16(value);
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace cpmv
 
@@ -143,50 +206,34 @@ inline __m512i as_pairs(const Floats& v, __m512i places) {
 extern "C" void cpmv_multiply_many(
     const Weight* weight, const uint16_t* x, int64_t count, const float* bias, uint16_t* out, int threads) {
   const Weight& w = *weight;
-  const int64_t blocks = (count + 11) / 12, pairs = w.columns / 2;
-  const int mb = int((count + blocks - 1) / blocks + 3) / 4 * 4;
-  std::vector<uint32_t> packed(size_t(blocks * pairs * mb));
-  parallel(threads, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      uint32_t* to = packed.data() + b * pairs * mb;
-      for (int m = 0; m < mb; ++m) {
-        const int64_t row = b * mb + m;
-        for (int64_t p = 0; p < pairs; ++p) {
-          to[p * mb + m] = row < count ? load<uint32_t>(x + row * w.columns + 2 * p) : 0;
-        }
-      }
-    }
-  });
   const Tables tables = tables_of(w);
   const __m512i places = interleaving();
-  const int64_t tiles = tiles_of(w), depth = kDepth;
-  parallel(threads, (tiles + kTiles - 1) / kTiles, 1, [&](int64_t begin, int64_t end) {
-    std::vector<uint32_t> strip(size_t(depth / 2 * kTiles * kRows));
-    std::vector<float> sums(size_t(blocks * mb * kTiles * kRows));
-    for (int64_t s = begin; s < end; ++s) {
-      for (int64_t k0 = 0; k0 < w.columns; k0 += depth) {
-        const int64_t k1 = std::min(w.columns, k0 + depth);
-        for (int t = 0; t < kTiles; ++t) {
-          const int64_t tile = std::min(tiles - 1, s * kTiles + t);  // a last one alone is computed twice
-          decode(w, tile, tables, k0, k1, [&](int64_t pair, const Floats& v) {
-            _mm512_storeu_si512(strip.data() + ((pair - k0 / 2) * kTiles + t) * kRows, as_pairs(v, places));
-          });
-        }
-        for (int64_t b = 0; b < blocks; ++b) {
-          micro(mb, strip.data(), packed.data() + (b * pairs + k0 / 2) * mb, (k1 - k0) / 2,
-                sums.data() + b * mb * kTiles * kRows, k0 == 0);
-        }
+  const int64_t tiles = tiles_of(w);
+  multiply_strips(w.rows, w.columns, x, count, w.row_scales, bias, out, threads,
+                  [&](int64_t first, int64_t k0, int64_t k1, uint32_t* strip) {
+    for (int t = 0; t < kTiles; ++t) {
+      decode(w, std::min(tiles - 1, first + t), tables, k0, k1, [&](int64_t pair, const Floats& v) {
+        _mm512_storeu_si512(strip + ((pair - k0 / 2) * kTiles + t) * kRows, as_pairs(v, places));
+      });
+    }
+  });
+}
+
+// The same of a matrix of bfloat16 or float16 numbers, [rows, columns], where it lies; columns is a multiple of 16.
+extern "C" void cpmv_multiply_dense_many(const uint16_t* weight, int weight_is_bf16, int64_t rows, int64_t columns,
+                                         const uint16_t* x, int64_t count, const float* bias, uint16_t* out,
+                                         int threads) {
+  multiply_strips(rows, columns, x, count, nullptr, bias, out, threads,
+                  [&](int64_t first, int64_t k0, int64_t k1, uint32_t* strip) {
+    alignas(64) uint32_t words[kDepth / 2];
+    for (int64_t r = 0; r < kTiles * kRows; ++r) {
+      const uint16_t* row = weight + std::min(rows - 1, first * kRows + r) * columns;
+      for (int64_t k = k0; k < k1; k += 16) {
+        __m256i part = _mm256_loadu_si256((const __m256i*)(row + k));
+        if (!weight_is_bf16) part = (__m256i)_mm512_cvtneps_pbh(_mm512_cvtph_ps(part));
+        _mm256_store_si256((__m256i*)(words + (k - k0) / 2), part);
       }
-      const int64_t first = s * kTiles * kRows, last = std::min(w.rows, first + kTiles * kRows);
-      for (int64_t m = 0; m < count; ++m) {
-        const float* from = sums.data() + m * kTiles * kRows;
-        for (int64_t n = first; n < last; ++n) {
-          float value = from[n - first];
-          if (w.row_scales) value *= w.row_scales[n];
-          if (bias) value += bias[n];
-          out[m * w.rows + n] = to_bf16(value);
-        }
-      }
+      for (int64_t p = 0; p < (k1 - k0) / 2; ++p) strip[p * kTiles * kRows + r] = words[p];
     }
   });
 }
@@ -194,10 +241,12 @@ extern "C" void cpmv_multiply_many(
 #else
 
 extern "C" void cpmv_multiply_many(const Weight*, const uint16_t*, int64_t, const float*, uint16_t*, int) {}
+extern "C" void cpmv_multiply_dense_many(
+    const uint16_t*, int, int64_t, int64_t, const uint16_t*, int64_t, const float*, uint16_t*, int) {}
 
 #endif
 
-// Whether cpmv_multiply_many is there and the fastest way: AMX has matrix units that torch's library uses.
+// Whether the products of many rows are there and the fastest way: AMX has matrix units that torch's library uses.
 extern "C" int cpmv_has_many(void) {
 #if defined(CPMV_BF16) && !defined(__AMX_BF16__)
   return 1;

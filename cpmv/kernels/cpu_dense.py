@@ -1,0 +1,51 @@
+"""Products with matrices of 16-bit numbers where they lie, in a mapped file too.
+
+Few rows at the speed of memory: torch reads such a matrix at less than half of it. Any rows where the matrix is of
+another dtype than the input: torch casts it whole at every use, at 1 GB/s; here numbers are widened in registers, or
+become bfloat16 strip by strip. Sums are float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cpu_build import library
+
+# Up to so many rows the streaming product wins: over torch's, over casting first, over casting in strips.
+_MOST_ROWS, _MOST_CAST_ROWS, _MOST_BEFORE_STRIPS = 2, 64, 8
+_LEAST_ELEMENTS = 1 << 18
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """Return x [..., K] times weight [N, K] plus bias [N], in x's dtype; None where torch is the better or only way."""
+    if x.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float16) or not x.numel():
+        return None
+    rows, columns = weight.shape
+    num_rows, is_bf16 = x.numel() // columns, x.dtype is torch.bfloat16
+    if (
+        not (is_bf16 or x.dtype is torch.float32)
+        or weight.numel() < _LEAST_ELEMENTS
+        or rows % 4
+        or columns % 16
+        or not weight.is_contiguous()
+        or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    ):
+        return None
+    found = library()
+    if found is None:
+        return None
+    in_strips = is_bf16 and weight.dtype != x.dtype and bool(found.cpmv_has_many())
+    most = _MOST_ROWS if weight.dtype == x.dtype else _MOST_BEFORE_STRIPS if in_strips else _MOST_CAST_ROWS
+    if num_rows > most and not in_strips:
+        return None
+    inputs = x.contiguous()
+    out = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
+    added = None if bias is None else bias.detach().float().contiguous()
+    matrix = (weight.data_ptr(), weight.dtype is torch.bfloat16, rows, columns, inputs.data_ptr())
+    rest = (num_rows, None if added is None else added.data_ptr(), out.data_ptr(), torch.get_num_threads())
+    if num_rows > most:
+        found.cpmv_multiply_dense_many(*matrix, *rest)
+    else:
+        found.cpmv_multiply_dense(*matrix, is_bf16, *rest)
+    return out
