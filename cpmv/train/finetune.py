@@ -39,7 +39,7 @@ from .mixture import Mixture
 from .optim import Optimizer
 from .parts import freeze, part_of
 from .preference import Pair, PreferenceObjective, reference_log_probs
-from .recompute import recompute_blocks
+from .recompute import compile_blocks, recompute_blocks
 from .records import Record
 from .samples import problem_of, read_sample, usable
 from .sharded_optim import ShardedOptimizer
@@ -127,6 +127,8 @@ class _Run:
         self.held_out = self._held_out()
         self.stream: SampleStream[Any]
         self.objective = self._objective()
+        if config.compile:
+            compile_blocks(self.model)
         if config.recompute:
             recompute_blocks(self.model)
         self.optimizer = self._optimizer()

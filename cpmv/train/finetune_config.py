@@ -32,7 +32,7 @@ class FinetuneConfig:
     rate beside adapters, as a share of `lr`. epochs or steps: the length. batch_size: samples of a step, over all
     GPUs. reading.max_tokens: longest sample; row_tokens: of a row that samples share, each row one micro-batch.
     warmup: share of the run. beta: of DPO. augment_video: draw frame rates and packings of clips anew each time.
-    recompute: activations of blocks. shard: weights, gradients and moments over all GPUs. optimizer: "adamw" or, when
+    compile: blocks, by torch.compile. recompute: activations of blocks. shard: weights, gradients and moments over all GPUs. optimizer: "adamw" or, when
     sharded, "adamw8bit".
     """
 
@@ -59,6 +59,7 @@ class FinetuneConfig:
     floor: float = 0.1
     beta: float = 0.1
     augment_video: bool = False
+    compile: bool = False
     recompute: bool = False
     shard: bool = False
     optimizer: str = "adamw"

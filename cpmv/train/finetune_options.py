@@ -103,6 +103,7 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("running")
     group.add_argument("--out", type=Path, required=True, help="folder for metrics, states and the result")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it stopped")
+    group.add_argument("--compile", action="store_true", help="torch.compile blocks: a slow first step, then faster")
     group.add_argument("--recompute", action="store_true", help="keep few activations: less memory, a third slower")
     group.add_argument(
         "--shard", action="store_true", help="cut weights, gradients and moments up over all GPUs (--gpus, torchrun)"
@@ -169,6 +170,7 @@ def configure(args: argparse.Namespace) -> FinetuneConfig:
         eval_data=tuple(args.eval_data),
         strict=args.strict,
         augment_video=getattr(args, "augment_video", False),
+        compile=args.compile,
         recompute=args.recompute,
         shard=args.shard,
         tensorboard=args.tensorboard,
