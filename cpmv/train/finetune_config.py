@@ -32,8 +32,8 @@ class FinetuneConfig:
     rate beside adapters, as a share of `lr`. epochs or steps: the length. batch_size: samples of a step, over all
     GPUs. reading.max_tokens: longest sample; row_tokens: of a row that samples share, each row one micro-batch.
     warmup: share of the run. beta: of DPO. augment_video: draw frame rates and packings of clips anew each time.
-    compile: blocks, by torch.compile. recompute: activations of blocks. shard: weights, gradients and moments over all GPUs. optimizer: "adamw" or, when
-    sharded, "adamw8bit".
+    compile: blocks, by torch.compile. recompute: activations of blocks. shard: weights, gradients and moments over all
+    GPUs. optimizer: "adamw" or, when sharded, "adamw8bit".
     """
 
     model: str | None = None
