@@ -104,6 +104,7 @@ class TrainConfig:
 
     mix: samples a step of each kind, over all GPUs. steps: length of the run; None means as many as fit `seconds`.
     seconds: wall-clock budget of the whole process: building, compiling, training, evaluating, exporting.
+    length_power: an answer of n learnt tokens counts n ** (1 - power) times in the language loss; 0: every token alike.
     trained: which parts learn, of "vision", "resampler", "language", "embeddings"; the others stay bit-identical.
     aux_weight: weight of the dense patch loss and of the query loss; it falls linearly from `aux_fade[0]` of the run
     to 2 % of itself at `aux_fade[1]`.
@@ -125,6 +126,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     schedule: Schedule = Schedule()
+    length_power: float = 0.0
     aux_weight: float = 0.5
     aux_fade: tuple[float, float] = (0.12, 0.9)
     trained: tuple[str, ...] = ("vision", "resampler", "language", "embeddings")
@@ -355,13 +357,13 @@ def tiny_s2() -> TrainConfig:
 # What pictures become that are neither sliced nor tiny: about 256 patches of any aspect. Half of the reading is on the
 # square one, whose tokens hold most of what users send; phase-shifted ids carry over to the grids between these.
 J3_GRIDS = (
-    Combination(((16, 16), (14, 18)), (16, 16), (16, 16), (448, 448), (16, 16)),
-    Combination(((16, 16), (20, 13)), (11, 11), (13, 20), (430, 510), (13, 20)),
+    Combination(((16, 16), (14, 18)), (11, 11), (16, 16), (448, 448), (16, 16)),
+    Combination(((16, 16), (20, 13)), (8, 8), (13, 20), (430, 510), (13, 20)),
     Combination(((16, 16), (11, 23)), (14, 18), (18, 14), (448, 672), (18, 14)),
     Combination(((16, 16), (13, 20)), (10, 13), (16, 16), (640, 480), (16, 16)),
-    Combination(((16, 16), (23, 11)), (16, 16), (20, 13), (448, 448), (14, 18)),
+    Combination(((16, 16), (23, 11)), (9, 13), (20, 13), (448, 448), (14, 18)),
     Combination(((15, 17), (9, 28)), (13, 10), (11, 23), (500, 420), (16, 16)),
-    Combination(((18, 14), (28, 9)), (8, 8), (14, 18), (672, 672), (20, 13)),
+    Combination(((18, 14), (28, 9)), (16, 16), (14, 18), (672, 672), (20, 13)),
     Combination(((19, 19), (17, 15)), (12, 12), (16, 16), (224, 448), (15, 17)),
 )
 
@@ -408,14 +410,16 @@ def tiny_j3() -> TrainConfig:
         model=model,
         preprocessor=preprocessor_json(model),
         seconds=720.0,
-        tokens_per_sample=100,
-        mix={"text": 240, "scene": 48, "clip": 36, "textonly": 24},
+        tokens_per_sample=90,
+        mix={"text": 208, "scene": 56, "clip": 40, "textonly": 24},
         combinations=J3_GRIDS,
         composed=composed,
         unseen_grids=((17, 17), (12, 21), (21, 12), (10, 25), (15, 16)),
         peak_lr=2e-3,
-        schedule=Schedule("wsd", warmup_steps=150, decay_fraction=0.5, floor=0.01),
-        aux_weight=0.0,
+        schedule=Schedule("wsd", warmup_steps=80, decay_fraction=0.5, floor=0.01),
+        length_power=0.5,
+        aux_weight=0.3,
+        aux_fade=(0.05, 0.6),
         evaluate_every_s=1e9,
         evaluate_samples=32,
         keep_stable=False,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import CpmvError
 from ..model.attention import Segments
 from ..model.minicpmv import MiniCPMV
+from .answer_weights import answer_weights
 from .packed import PackedEncoder
 
 IGNORE = -100
@@ -99,11 +100,12 @@ class JointModel(nn.Module):
     """The model with the two training heads, and its dense forward pass.
 
     packed: run the pictures of all grids of a batch in one row; otherwise grid by grid, which is quicker on a CPU.
+    length_power: of the language loss, see `answer_weights`.
     """
 
-    def __init__(self, model: MiniCPMV, num_classes: int, seed: int = 0) -> None:
+    def __init__(self, model: MiniCPMV, num_classes: int, seed: int = 0, length_power: float = 0.0) -> None:
         super().__init__()
-        self.model, self.num_classes = model, num_classes
+        self.model, self.num_classes, self.length_power = model, num_classes, length_power
         vision, resampler = model.config.vision, model.config.resampler
         self.cells = math.isqrt(resampler.query_num)
         self.per_cell = LATTICE // self.cells
@@ -204,7 +206,9 @@ class JointModel(nn.Module):
         head = self.model.llm.model.embed_tokens if self.model.config.language.tie_word_embeddings else None
         weight = head.weight if head is not None else self.model.llm.lm_head.weight
         zero = hidden.sum() * 0.0
-        lm = self._lm(hidden.flatten(0, 1), weight, None, batch.targets.flatten())
+        targets = batch.targets.flatten()
+        shares = answer_weights(targets, self.length_power) if self.length_power else None
+        lm = self._lm(hidden.flatten(0, 1), weight, None, targets, shares)
         if features is None or tokens is None or not batch.dense.numel():  # composed samples have no such answers
             return torch.stack((lm, zero, zero))
         dense_head, query_head = self.heads.dense, self.heads.query
@@ -215,8 +219,16 @@ class JointModel(nn.Module):
         return torch.stack((lm, dense, query))
 
 
-def _cross_entropy_of(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Summed cross-entropy of a linear classifier. x [M, E]; targets int64 [M] or [M, points], one class set each."""
+def _cross_entropy_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shares: Tensor | None = None
+) -> Tensor:
+    """Summed cross-entropy of a linear classifier. x [M, E]; targets int64 [M] or [M, points], one class set each.
+
+    shares: float32 [M], what each target weighs.
+    """
     logits = F.linear(x, weight, bias)
     logits = logits.view(targets.numel(), -1)
+    if shares is not None:
+        each = F.cross_entropy(logits.float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        return (each * shares).sum()
     return F.cross_entropy(logits.float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")

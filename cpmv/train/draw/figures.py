@@ -45,9 +45,9 @@ class Figure:
 def draw_paper(rng: np.random.Generator) -> Colour:
     """A paper: white or tinted light mostly, sometimes mid-toned or dark."""
     draw = rng.random(5)
-    if draw[0] < 0.3:
+    if draw[0] < 0.2:
         return 1.0, 1.0, 1.0
-    low, high = _DARK if draw[0] > 0.85 else (0.4, 0.7) if draw[0] > 0.75 else _LIGHT
+    low, high = _DARK if draw[0] > 0.83 else (0.38, 0.8) if draw[0] > 0.62 else _LIGHT
     level = low + (high - low) * float(draw[1])
     red, green, blue = (min(1.0, max(0.0, level + (float(d) - 0.5) * 0.14)) for d in draw[2:])
     return red, green, blue

@@ -47,7 +47,8 @@ class TextLayout:
     cell, start: [B, L, N] atlas cell and left pen position; characters: [B, L, N]; stop: [B, L] end of each line.
     em: [B, L]; top: [B] top of the first line's slot; pitch: [B] height of a slot; lines: [B] number of lines.
     cosine, sine: [B] rotation about the picture's centre; block: [B] side of the squares that share one value
-    (1: none). table: [B, L, W] character at a pixel column.
+    (1: none). table: [B, L, W] character at a pixel column. stretch, slant: [B] width of the glyphs as a share of their
+    own, and how far each px above the baseline leans right; None: as the face has them.
     """
 
     characters: Tensor
@@ -64,6 +65,8 @@ class TextLayout:
     table: Tensor
     height: int
     width: int
+    stretch: Tensor | None = None
+    slant: Tensor | None = None
 
 
 def column_table(start: Tensor, width: int) -> Tensor:
@@ -82,7 +85,10 @@ def _locate(layout: TextLayout, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, T
     v = cosine * (y - centre_y) - sine * (x - centre_x) + centre_y
     line = ((v - layout.top.unsqueeze(1)) / layout.pitch.unsqueeze(1)).floor()
     inside = (line >= 0) & (line < layout.lines.unsqueeze(1))
-    return u, v, line.long().clamp(0, layout.em.shape[1] - 1), inside
+    line = line.long().clamp(0, layout.em.shape[1] - 1)
+    if layout.slant is not None:
+        u = u + layout.slant.unsqueeze(1) * (v - _baseline(layout, line))
+    return u, v, line, inside
 
 
 def _baseline(layout: TextLayout, line: Tensor) -> Tensor:
@@ -110,15 +116,16 @@ def ink(layout: TextLayout, atlas: DeviceAtlas) -> Tensor:
     u, v, line, inside = _locate(layout, ((x / block).floor() + 0.5) * block, ((y / block).floor() + 0.5) * block)
     em = layout.em.gather(1, line)
     row = (v - _baseline(layout, line)) / em * EM + PEN_Y  # in full-size cell pixels
+    wide = em if layout.stretch is None else em * layout.stretch.unsqueeze(1)
     character = _character(layout, line, u)
     count = layout.start.shape[2]
     start, cell = layout.start.flatten(1), layout.cell.flatten(1)
     small = em < HALF_BELOW
-    out = read_cells(atlas, cell.gather(1, character), (u - start.gather(1, character)) / em * EM + PEN_X, row, small)
+    out = read_cells(atlas, cell.gather(1, character), (u - start.gather(1, character)) / wide * EM + PEN_X, row, small)
     following = (character % count + 1).clamp(max=count - 1) - character % count + character
     middle = (start.gather(1, character) + start.gather(1, following)) / 2
     beside = torch.where(u < middle, (character % count - 1).clamp(min=0) + line * count, following)
-    over = read_cells(atlas, cell.gather(1, beside), (u - start.gather(1, beside)) / em * EM + PEN_X, row, small)
+    over = read_cells(atlas, cell.gather(1, beside), (u - start.gather(1, beside)) / wide * EM + PEN_X, row, small)
     out = torch.maximum(out, torch.where(beside == character, 0.0, over))
     return (out * inside).reshape(-1, height, width)
 

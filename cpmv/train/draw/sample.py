@@ -39,7 +39,7 @@ from .words import WordBank
 
 PATCH = 14  # px
 NUM_VISUAL = 16  # placeholders a group of slices or frames
-HAN_SHARE = 0.25  # of text pictures
+HAN_SHARE = 0.28  # of text pictures
 MAX_CHARACTERS = 96  # of a read answer, newlines included
 AROUND_ANSWER = 80  # tokens of the template, the placeholders and the longest reading prompt
 
@@ -210,7 +210,9 @@ class Drawer:
         least = torch.where(han, MIN_HAN_EM, MIN_EM)
         layout = place_lines(chance, self.atlas, face, (characters, length, lines), least, height, width)
         cover = self._ink(layout, self.atlas)
-        cover = cover ** chance.uniform(batch, 1, 1, low=0.7, high=1.35)
+        # Strokes thinner or heavier than the face's: there are few Han faces to learn from.
+        power = torch.where(han, chance.uniform(batch, low=0.5, high=2.0), chance.uniform(batch, low=0.7, high=1.35))
+        cover = cover ** power.view(batch, 1, 1)
         blur = (
             chance.uniform(batch) * 0.3 * chance.chosen(batch, share=0.3) * ((layout.em[:, 0] - 9) / 12).clamp(0.2, 1)
         )

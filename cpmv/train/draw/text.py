@@ -1,7 +1,7 @@
 """Pictures of text: one to several lines in one face, with what they say.
 
 Lines come from the word bank; the size is drawn below the largest that fits, then place, alignment, line gap, tracking,
-a small rotation, paper, colours, blur and noise. The answer is the lines joined by newlines, one token a character.
+narrower or slanted glyphs that no face has, a small rotation, paper, colours, blur and noise. The answer is the lines joined by newlines, one token a character.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def text_limits(height: int, width: int, *, max_lines: int = 6, max_line: int = 
 
 
 def line_counts(limits: TextLimits, device: torch.device) -> Tensor:
-    """Cumulative distribution of the number of lines: one line 30 %, the others alike."""
+    """Cumulative distribution of the number of lines: one line 22 %, the others alike."""
     rest = limits.num_lines - 1
-    return cumulative([0.3 if rest else 1.0] + [0.7 / rest] * rest if rest else [1.0], device)
+    return cumulative([0.22] + [0.78 / rest] * rest if rest else [1.0], device)
 
 
 def write_lines(
@@ -117,7 +117,9 @@ def place_lines(
     """
     characters, length, lines = written
     batch, most, count = characters.shape
-    advance = atlas.advance[face.view(-1, 1, 1), characters]  # em
+    stretch = 1 + chance.uniform(batch, low=-0.14, high=0.14) * chance.chosen(batch, share=0.3)
+    slant = chance.uniform(batch, low=-0.05, high=0.22) * chance.chosen(batch, share=0.15)
+    advance = atlas.advance[face.view(-1, 1, 1), characters] * stretch.view(-1, 1, 1)  # em
     used = torch.arange(count, device=face.device) < length.unsqueeze(2)
     tracking = chance.uniform(batch, low=-0.02, high=0.14) * chance.chosen(batch, share=0.15)
     advance = torch.where(used, advance + tracking.view(-1, 1, 1), 0.0)
@@ -126,7 +128,7 @@ def place_lines(
     angle = chance.uniform(batch, low=-0.035, high=0.035) * chance.chosen(batch, share=0.5)
     angle = torch.where(chance.chosen(batch, share=0.04), chance.uniform(batch, low=-0.12, high=0.12), angle)
     cosine, sine = angle.cos(), angle.sin()
-    room_x = width - 2 * MARGIN - height * sine.abs() * 0.5
+    room_x = width - 2 * MARGIN - height * sine.abs() * 0.5 - 30 * slant.abs()
     room_y = height - 2 * MARGIN - width * sine.abs() * 0.5
     fitting = torch.minimum(room_x / line_width.amax(1).clamp(min=0.3), room_y / (gap * lines))
     em = fitting * (1 - 0.55 * chance.uniform(batch) ** 1.3)
@@ -159,6 +161,8 @@ def place_lines(
         table=column_table(start, width),
         height=height,
         width=width,
+        stretch=stretch,
+        slant=slant,
     )
 
 
