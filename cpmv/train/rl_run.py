@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -415,13 +415,15 @@ def check_folder(out: Path, config: RLConfig, resume: bool) -> None:
 
 @torch.no_grad()
 def unpack(model: MiniCPMV) -> None:
-    """Hold quantised linears as plain float32 ones, in place, so that they can learn whole."""
+    """Hold quantised linears as plain float32 ones, in place, so that they learn whole; the configuration says so."""
     for name, module in list(model.named_modules()):
         if isinstance(module, PackedLinear):
             plain = Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
             plain.weight = nn.Parameter(module.dequantize(torch.float32).contiguous())
             plain.register_parameter("bias", module.bias)
             model.set_submodule(name, plain)
+    hf = {key: value for key, value in model.config.hf.items() if key != "quantization_config"}
+    model.config = replace(model.config, hf=hf, quantization=None)
 
 
 def _storage(parameter: nn.Parameter) -> int:
