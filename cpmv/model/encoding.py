@@ -9,9 +9,11 @@ is too small to hide its launches.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,7 @@ class ImageEncoder:
         self._rows: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self._seen: Counter[tuple[int, int]] = Counter()
         self._graphs: dict[tuple[int, int], _SliceGraph] = {}
+        self._pool: Any = None  # of memory that the graphs share: they never run at once
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.patches_at_once = _patches_at_once(self.device)
         self._snapshot = Snapshot(tower, resampler)
@@ -134,7 +137,7 @@ class ImageEncoder:
             table = kernels.position_scores(_send(positions, self.device), self._absorbed.queries)
         else:
             times = [0] * len(slices)
-        if len(slices) == 1 and self._stream is not None:
+        if len(slices) == 1 and self._stream is not None and pixels.dtype == torch.uint8:
             graph = self._graph(slices[0].size)
             if graph is not None:
                 return graph.replay(pixels, table)
@@ -185,9 +188,11 @@ class ImageEncoder:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._stream is None:
             return torch.cat(parts).to(self.device)
-        rows = sum(len(part) for part in parts)
-        staged = torch.empty(rows, parts[0].shape[1], dtype=patches.dtype, pin_memory=True)
-        torch.cat(parts, out=staged)
+        staged = parts[0]
+        if len(parts) > 1 or not staged.is_pinned():
+            rows = sum(len(part) for part in parts)
+            staged = torch.empty(rows, parts[0].shape[1], dtype=patches.dtype, pin_memory=True)
+            torch.cat(parts, out=staged)
         with torch.cuda.stream(self._stream):
             pixels = staged.to(self.device, non_blocking=True)
         here = torch.cuda.current_stream(self.device)
@@ -211,7 +216,11 @@ class ImageEncoder:
             one.length, channels * self._tower.config.patch_size**2, dtype=torch.uint8, device=self.device
         )
         try:
-            graph = _SliceGraph(pixels, keys, lambda: self._compute(pixels, positions, keys, [one.length], [one]))
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = _SliceGraph(
+                pixels, keys, self._pool, lambda: self._compute(pixels, positions, keys, [one.length], [one])
+            )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -233,8 +242,10 @@ class _Slice:
 class _SliceGraph:
     """The recorded encoding of one slice, with the buffers it reads."""
 
-    def __init__(self, pixels: Tensor, keys: kernels.Keys, run: Callable[[], Tensor]) -> None:
+    def __init__(self, pixels: Tensor, keys: kernels.Keys, pool: Any, run: Callable[[], Tensor]) -> None:
         self._pixels, self._keys = pixels, keys
+        self._run = run  # it holds what the recording reads
+        self._lock = threading.Lock()  # the buffers are one caller's from filling to copying out
         stream = torch.cuda.Stream(pixels.device)
         stream.wait_stream(torch.cuda.current_stream(pixels.device))
         with torch.cuda.stream(stream):
@@ -242,14 +253,15 @@ class _SliceGraph:
                 run()
         torch.cuda.current_stream(pixels.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._out = run()
 
     def replay(self, pixels: Tensor, time_table: Tensor) -> Tensor:
-        self._pixels.copy_(pixels)
-        self._keys.time_table.copy_(time_table)
-        self._graph.replay()
-        return self._out.clone()
+        with self._lock:
+            self._pixels.copy_(pixels)
+            self._keys.time_table.copy_(time_table)
+            self._graph.replay()
+            return self._out.clone()
 
 
 def _fold(tower: VisionTower) -> tuple[list[kernels.Block], kernels.Norm] | None:
