@@ -14,7 +14,7 @@ from .cpu_build import library
 
 # Up to so many rows the streaming product wins: over torch's, over casting first, over casting in strips.
 _MOST_ROWS, _MOST_CAST_ROWS, _MOST_BEFORE_STRIPS = 2, 64, 8
-_LEAST_ELEMENTS = 1 << 18
+_LEAST_ELEMENTS = 1 << 20
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..kernels import fused
+from ..kernels.cpu_dense import dense
 from ..kernels.merge import merged
 from .config import LanguageConfig
 
@@ -26,9 +27,12 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
-        return cast_linear(x, self.weight, self.bias)
+        out = dense(x, self.weight, self.bias)
+        if out is not None:
+            return out
+        return super().forward(x) if self.weight.dtype == x.dtype else cast_linear(x, self.weight, self.bias)
 
 
 def cast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,7 +62,8 @@ class Embedding(nn.Embedding):
 
     def project(self, x: Tensor) -> Tensor:
         """Score x [..., width] against every row: the head of a model with tied embeddings."""
-        return cast_linear(x, self.weight, None)
+        out = dense(x, self.weight, None)
+        return cast_linear(x, self.weight, None) if out is None else out
 
 
 class RMSNorm(nn.Module):
