@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,20 +70,21 @@ class FileFrames:
         self.seekable = True
         self.index: PacketIndex | None = None
         self._warned: set[str] = set()
-        self._reformatter = VideoReformatter()
+        self._local = threading.local()  # each thread that converts frames has its own scaler
         self._scan()
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-        """Yield (index, RGB image) for each of `wanted`, ascending and without repeats.
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Image.Image]]]:
+        """Yield (index, what makes its RGB image) for each of `wanted`, ascending and without repeats.
 
-        A frame that will not decode is replaced by the one before it, with a warning.
+        The frame is decoded by then; converting it to RGB is left to whoever calls, in any thread. A frame that will
+        not decode is replaced by the one before it, with a warning.
         """
         done = 0
         while done < len(wanted):
             try:
                 with _Reader(self) as reader:
-                    for rank, image in self._read(reader, wanted[done:]):
-                        yield rank, image
+                    for rank, picture in self._read(reader, wanted[done:]):
+                        yield rank, picture
                         done += 1
             except _SeekFailedError:
                 if not self.seekable:
@@ -89,7 +92,7 @@ class FileFrames:
                 self.seekable = False
                 self.warn("seek", "seeking is not exact in this file; decoding it from the start, which is slower")
 
-    def _read(self, reader: _Reader, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+    def _read(self, reader: _Reader, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Image.Image]]]:
         if self.index is None:
             runs = [Run(0, self._num_packets, list(wanted))]
         else:
@@ -103,7 +106,7 @@ class FileFrames:
                     yield rank, self._substitute(rank, last or frame)
                     rank = next(waiting, None)
                 if rank == shown:
-                    yield rank, self._to_image(frame)
+                    yield rank, partial(self._to_image, frame)
                     rank = next(waiting, None)
                 last = frame
                 if rank is None:
@@ -114,14 +117,17 @@ class FileFrames:
                 yield rank, self._substitute(rank, last)
                 rank = next(waiting, None)
 
-    def _substitute(self, rank: int, frame: av.VideoFrame) -> Image.Image:
+    def _substitute(self, rank: int, frame: av.VideoFrame) -> Callable[[], Image.Image]:
         self.warn("missing", f"frame {rank} of {self.num_frames} cannot be decoded; the nearest before stands in")
-        return self._to_image(frame)
+        return partial(self._to_image, frame)
 
     def _to_image(self, frame: av.VideoFrame) -> Image.Image:
         width, height = self._coded_size
+        scaler = getattr(self._local, "scaler", None)
+        if scaler is None:
+            scaler = self._local.scaler = VideoReformatter()
         try:
-            rgb = self._reformatter.reformat(
+            rgb = scaler.reformat(
                 frame, width, height, format="rgb24", interpolation=Interpolation.BICUBIC
             ).to_ndarray()
         except LIBAV_ERRORS as error:

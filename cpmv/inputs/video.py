@@ -10,16 +10,19 @@ this differs from the true time. Pictures with timestamps keep their own times.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import MediaError, MessageError
+from .ahead import available_cores, run_ahead
 from .frames import (
     MAX_NUM_FRAMES,
     MAX_NUM_PACKING,
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FramePlan", "SampledVideo", "Video", "encode_video", "plan_frames", "sample_video"]
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
+_Picture: TypeAlias = "Callable[[], Image]"  # makes the image of a frame that has been decoded
+AHEAD_BYTES = 256 << 20  # decoded frames held at once, at most, beside those the decoder itself holds
 MAX_FRAME_PIXELS = 8192 * 8192  # a decoder holds several frames; 8K video has half of this
 MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; the index takes 40 bytes a frame
 MAX_DURATION_S = 48 * 3600  # temporal ids grow with the time; a damaged header can state centuries
@@ -50,7 +56,7 @@ class _Frames(Protocol):
     fps: float
     size: tuple[int, int]
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Image]]: ...
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Image]]]: ...
 
 
 class Video:
@@ -59,7 +65,8 @@ class Video:
     source: path or bytes of a video file; a folder of pictures, in natural order ("2" before "10"); or a list of
     pictures (anything `open_image` takes). Pictures need `fps`, or `timestamps`: seconds, one each, ascending, as a
     sequence or a file of them (text, a number a line, or a JSON list; `timestamps.txt` in the folder is found alone).
-    max_pixels, max_frames, max_duration_s: limits. num_threads: of the decoder; 0 chooses.
+    max_pixels, max_frames, max_duration_s: limits. num_threads: of the decoder, and of what is done to its frames; 0
+    chooses, 1 does everything in the caller's thread.
 
     num_frames: frames that can be shown. fps: average rate. duration: num_frames / fps seconds. size: (w, h) of the
     first frame as shown. Raises MediaError for what cannot be read or exceeds a limit, MessageError for bad options.
@@ -77,6 +84,7 @@ class Video:
         num_threads: int = 0,
     ) -> None:
         self.timestamps: list[float] | None = None
+        self.num_threads = num_threads
         self._frames: _Frames
         folder = _as_folder(source)
         if folder is not None or isinstance(source, (list, tuple)):
@@ -125,17 +133,20 @@ class Video:
         return self._iterate(wanted, progress)
 
     def _iterate(self, wanted: list[int], progress: Progress | None) -> Iterator[Image]:
-        done = 0
+        for done, image in enumerate(_images_of(self.pictures(wanted)), 1):
+            if progress is not None:
+                progress(done, len(wanted))
+            yield image
+
+    def pictures(self, wanted: Sequence[int]) -> Iterator[_Picture]:
+        """Yield what makes the image of each frame in `wanted`, in any thread; the same object for a repeated index."""
         for stretch in _ascending_stretches(wanted):
             counts: dict[int, int] = {}
             for i in stretch:
                 counts[i] = counts.get(i, 0) + 1
-            for i, image in self._frames.frames(list(counts)):
+            for i, picture in self._frames.frames(list(counts)):
                 for _ in range(counts[i]):
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(wanted))
-                    yield image
+                    yield picture
 
     def plan(
         self,
@@ -182,6 +193,53 @@ class SampledVideo:
     def frames(self) -> Iterator[Image]:
         """Decode and yield the chosen frames in order, one at a time, reporting to `progress`."""
         return self.video.iter_frames(self.plan.indices, self.progress)
+
+    def map_groups(self, work: Callable[[Iterator[Image], list[int]], T]) -> Generator[T, None, None]:
+        """Yield work(frames, temporal ids) of each group, in order, done in threads while the next are decoded.
+
+        work: takes the group's images one by one, in any thread. As many groups are held as keep the threads busy
+        within `AHEAD_BYTES`; `progress` hears of frames as their group is taken. Raises MediaError for a clip that
+        ends early.
+        """
+        threads = self.video.num_threads or available_cores()
+        width, height = self.size
+        # A decoded frame takes 1.5 to 3 bytes a pixel, its RGB three more while it is converted.
+        group_bytes = 6 * width * height * max(map(len, self.temporal_ids))
+        results = run_ahead(self._jobs(work), threads, min(2 * threads, AHEAD_BYTES // group_bytes))
+        done = 0
+        for ids, result in zip(self.temporal_ids, results, strict=True):
+            for _ in ids:
+                done += 1
+                if self.progress is not None:
+                    self.progress(done, len(self))
+            yield result
+
+    def _jobs(self, work: Callable[[Iterator[Image], list[int]], T]) -> Iterator[Callable[[], T]]:
+        pictures = self.video.pictures(self.plan.indices)
+        for ids in self.temporal_ids:
+            group = list(itertools.islice(pictures, len(ids)))
+            if len(group) < len(ids):
+                raise MediaError("the video ended before its last sampled frame; it is truncated, cut it again")
+            yield partial(_work_on, work, group, ids)
+
+
+def _work_on(work: Callable[[Iterator[Image], list[int]], T], group: list[_Picture], ids: list[int]) -> T:
+    return work(_images_of(_emptying(group)), ids)
+
+
+def _emptying(pictures: list[_Picture]) -> Iterator[_Picture]:
+    """Yield and forget, so that no decoded frame outlives its use."""
+    while pictures:
+        yield pictures.pop(0)
+
+
+def _images_of(pictures: Iterator[_Picture]) -> Iterator[Image]:
+    """Make one image after the other; a picture that comes again gives the same image again."""
+    last: tuple[_Picture, Image] | None = None
+    for picture in pictures:
+        image = last[1] if last is not None and last[0] is picture else picture()
+        last = (picture, image)
+        yield image
 
 
 def sample_video(
@@ -243,9 +301,9 @@ class _Pictures:
 
         return open_image(self.pictures[index], max_pixels=self.max_pixels)
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Image]]:
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Image]]]:
         for index in wanted:
-            yield index, self._open(index)
+            yield index, partial(self._open, index)
 
 
 def _ascending_stretches(indices: Sequence[int]) -> Iterator[list[int]]:

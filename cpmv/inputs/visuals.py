@@ -9,9 +9,10 @@ frames that share the resampler groups they become, one group for each slice.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -48,13 +49,25 @@ class Block:
         return 0 if self.is_absorbed else 1 + columns * rows
 
 
+@dataclass(frozen=True)
+class Group:
+    """What the resampler takes together: patches uint8 [P, 3, p, p] of slices of `sizes` [n, 2], a time for each."""
+
+    patches: Tensor
+    sizes: Tensor
+    temporal_ids: list[int]
+    digest: str
+
+
 @dataclass
 class Bundle:
-    """Pictures shown together. `frames` opens and slices each of them, when its turn comes."""
+    """Pictures shown together. `frames` opens and slices each of them, when its turn comes; or `groups` yields what
+    was made of them ahead of time."""
 
     temporal_ids: list[int]
     num_slices: int
     frames: list[Callable[[], list[Picture]]] = field(default_factory=list)
+    groups: Generator[Group, None, None] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ class Visuals:
         plan = plan_slices(size, max_slice_nums, config.scale_resolution, config.patch_size, config.slice_mode)
         num_slices = len(plan.sizes)
         bundle = self.bundles[-1] if self.bundles else None
-        if bundle is None or len(bundle.frames) == len(bundle.temporal_ids):
+        if bundle is None or bundle.groups is not None or len(bundle.frames) == len(bundle.temporal_ids):
             bundle = Bundle([-1] if self._groups is None else next(self._groups), num_slices)
             self.bundles.append(bundle)
             self._append(Block(plan.grid, self._num_images if self._use_image_id else None))
@@ -149,10 +162,10 @@ class Visuals:
         if packing is not None and (isinstance(packing, bool) or not isinstance(packing, Integral)):
             raise MessageError(f"packing is {packing!r}; give the frames of a group as an integer, or None")
         sampled = sample_video(part.source, choose_fps=fps, force_packing=packing, progress=self._progress)
-        frames = sampled.frames()
+        made = sampled.map_groups(self._group)
         for ids in sampled.temporal_ids:
             self._append(Block())
-            self.bundles.append(Bundle([int(i) for i in ids], 1, [lambda: self._cut(_next(frames), 1)] * len(ids)))
+            self.bundles.append(Bundle([int(i) for i in ids], 1, groups=made))
 
     def _append(self, block: Block) -> None:
         self.blocks.append(block)
@@ -162,23 +175,43 @@ class Visuals:
         config = self._config
         return slice_image(picture, max_slice_nums, config.scale_resolution, config.patch_size, config.slice_mode)
 
-    def load(self) -> Loaded:
-        """Open every picture and return all patches. Frees what it has used; call it once."""
+    def _group(self, frames: Iterable[Picture], temporal_ids: Sequence[int]) -> Group:
+        """Make a group of video frames; called in threads."""
+        return _as_group([self._cut(frame, 1)[0] for frame in frames], temporal_ids, self._config.patch_size)
+
+    def _groups_of(self, bundle: Bundle) -> Iterator[Group]:
+        if bundle.groups is not None:
+            yield next(bundle.groups)
+            return
+        frames = [load() for load in bundle.frames]
+        bundle.frames.clear()
+        if any(len(slices) != bundle.num_slices for slices in frames):
+            raise MediaError("an image changed between reading its size and reading its pixels; send it again")
+        for same_slice in zip(*frames, strict=True):
+            yield _as_group(same_slice, bundle.temporal_ids, self._config.patch_size)
+
+    def load(self, on_group: Callable[[Group], None] | None = None) -> Loaded:
+        """Open every picture and return all patches. Frees what it has used; call it once.
+
+        on_group: called with each group when its pixels are there, while later frames are still being decoded, so that
+        they can be encoded meanwhile.
+        """
         gathered = PatchBuffer(self._config.patch_size)
         tgt_sizes: list[Tensor] = []
         temporal_ids: list[list[int]] = []
         hashes: list[str] = []
-        for bundle in self.bundles:
-            frames = [load() for load in bundle.frames]
-            bundle.frames.clear()
-            if any(len(slices) != bundle.num_slices for slices in frames):
-                raise MediaError("an image changed between reading its size and reading its pixels; send it again")
-            for same_slice in zip(*frames, strict=True):
-                patches, sizes = patchify(same_slice, self._config.patch_size)
-                gathered.append(patches)
-                tgt_sizes.append(sizes)
-                temporal_ids.append(list(bundle.temporal_ids))
-                hashes.append(_digest(patches, sizes, bundle.temporal_ids))
+        try:
+            for group in itertools.chain.from_iterable(map(self._groups_of, self.bundles)):
+                gathered.append(group.patches)
+                tgt_sizes.append(group.sizes)
+                temporal_ids.append(group.temporal_ids)
+                hashes.append(group.digest)
+                if on_group is not None:
+                    on_group(group)
+        finally:
+            for bundle in self.bundles:
+                if bundle.groups is not None:
+                    bundle.groups.close()  # threads of a clip that was not taken to its end
         sizes = torch.cat(tgt_sizes) if tgt_sizes else torch.empty(0, 2, dtype=torch.int64)
         return Loaded(gathered.finish(), sizes, temporal_ids, hashes)
 
@@ -261,11 +294,10 @@ def _temporal_id(value: Any) -> int:
     return number
 
 
-def _next(frames: Iterator[Picture]) -> Picture:
-    frame = next(frames, None)
-    if frame is None:
-        raise MediaError("the video ended before its last sampled frame; it is truncated, cut it again")
-    return frame
+def _as_group(slices: Sequence[Picture], temporal_ids: Sequence[int], patch_size: int) -> Group:
+    patches, sizes = patchify(slices, patch_size)
+    ids = [int(i) for i in temporal_ids]
+    return Group(patches, sizes, ids, _digest(patches, sizes, ids))
 
 
 def _digest(patches: Tensor, sizes: Tensor, temporal_ids: list[int]) -> str:

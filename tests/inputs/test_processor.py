@@ -504,7 +504,7 @@ def test_temporal_ids_and_video_parts_exclude_each_other() -> None:
 
 def test_a_video_that_ends_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = Clip(FRAMES, fps=2)
-    monkeypatch.setattr(clip, "iter_frames", lambda indices, progress: iter(FRAMES[:1]))
+    monkeypatch.setattr(clip, "pictures", lambda indices: iter([lambda: FRAMES[0]]))
     with pytest.raises(MediaError, match="ended before its last"):
         TINY(user(Video(clip)))
 
