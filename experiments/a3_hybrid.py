@@ -25,18 +25,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ARMS = {"none": None, "fast": 0.0, "hybrid": 0.5, "deep": 1.0}
+# Changes to the configuration; None: the model as it is.
+Arms = dict[str, dict[str, Any] | None]
+ARMS: Arms = {
+    "none": None,
+    "fast": {"deep_share": 0.0},
+    "hybrid": {"deep_share": 0.5},
+    "deep": {"deep_share": 1.0},
+}
 OTHERS = ("scene_count", "scene_colour", "chart_value", "receipt_total", "line", "talk")
 Z = 1.96
 
 
-def train(arm: str, seed: int, args: argparse.Namespace, out: Path) -> dict[str, Any]:
+def train(changes: dict[str, Any], seed: int, args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """One arm and seed; return what it took."""
     from cpmv.train.rl_config import RLConfig, tiny
     from cpmv.train.rl_run import train_rl
 
-    share = ARMS[arm]
-    assert share is not None
     settings = tiny() | {
         "model": args.model,
         "drawn": ("think",),
@@ -46,11 +51,11 @@ def train(arm: str, seed: int, args: argparse.Namespace, out: Path) -> dict[str,
         "group_size": args.group,
         "lr": args.lr,
         "rows": args.rows,
-        "deep_share": share,
         "rounds": args.rounds,
         "seed": seed,
         "save_every_s": 0.0,
         "log_every": 4,
+        **changes,
     }
     result = train_rl(RLConfig(**settings), out, device=args.device)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -113,14 +118,15 @@ def evaluate(model: str | None, sets: Path, args: argparse.Namespace) -> dict[st
     return scores
 
 
-def one(args: argparse.Namespace) -> int:
+def one(args: argparse.Namespace, arms: Arms) -> int:
     """One arm and seed, in a process of its own."""
     out = Path(args.out) / f"{args.arm}-{args.seed}"
     started = time.perf_counter()
     report: dict[str, Any] = {"arm": args.arm, "seed": args.seed, "settings": _settings(args)}
     model = args.model
-    if args.arm != "none":
-        report["training"] = train(args.arm, args.seed, args, out)
+    changes = arms[args.arm]
+    if changes is not None:
+        report["training"] = train(changes, args.seed, args, out)
         model = str(out / "model")
     report["scores"] = evaluate(model, Path(args.sets), args)
     report["seconds"] = time.perf_counter() - started
@@ -130,9 +136,11 @@ def one(args: argparse.Namespace) -> int:
     return 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, arms: Arms, script: str) -> int:
     """All arms and seeds, so many processes at once: a small model leaves a GPU idle most of the time."""
-    waiting = [(arm, seed) for seed in args.seeds for arm in args.arms if arm != "none" or seed == args.seeds[0]]
+    waiting = [
+        (arm, seed) for seed in args.seeds for arm in args.arms if arms[arm] is not None or seed == args.seeds[0]
+    ]
     running: list[subprocess.Popen[bytes]] = []
     failed = 0
     options = ["--out", args.out, "--sets", args.sets, "--steps", str(args.steps), "--batch-size", str(args.batch_size)]
@@ -146,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     while waiting or running:
         while waiting and len(running) < args.together:
             arm, seed = waiting.pop(0)
-            command = [sys.executable, __file__, "one", *options, "--arm", arm, "--seed", str(seed)]
+            command = [sys.executable, script, "one", *options, "--arm", arm, "--seed", str(seed)]
             folder = Path(args.out) / "logs"
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / f"{arm}-{seed}.log").open("wb") as log:
@@ -159,14 +167,14 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace, order: Arms) -> int:
     """Gather the runs' reports: scores pooled over seeds with Wilson's interval, and each seed's own."""
     found = [json.loads(path.read_text()) for path in sorted(Path(args.out).glob("*/report.json"))]
     if not found:
         print(f"{args.out} holds no report.json", file=sys.stderr)
         return 2
     arms: dict[str, Any] = {}
-    for arm in ARMS:
+    for arm in order:
         runs = [r for r in found if r["arm"] == arm]
         if not runs:
             continue
@@ -232,8 +240,9 @@ def _wilson(hits: float, n: int) -> tuple[float, float]:
     return round(middle - half, 4), round(middle + half, 4)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(argv: Sequence[str] | None = None, arms: Arms = ARMS, script: str = __file__) -> int:
+    """The command line; another experiment gives its own arms and script."""
+    parser = argparse.ArgumentParser(description="train and ask the arms of an experiment")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in ("run", "one"):
         verb = verbs.add_parser(name)
@@ -250,18 +259,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.add_argument("--rounds", type=int, default=3)
         verb.add_argument("--limit", type=int, help="questions a set, to see that everything works")
         if name == "run":
-            verb.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+            verb.add_argument("--arms", nargs="+", choices=list(arms), default=list(arms))
             verb.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
             verb.add_argument("--together", type=int, default=9)
         else:
-            verb.add_argument("--arm", choices=list(ARMS), required=True)
+            verb.add_argument("--arm", choices=list(arms), required=True)
             verb.add_argument("--seed", type=int, default=0)
     verb = verbs.add_parser("report")
     verb.add_argument("out", help="folder of the runs")
     verb.add_argument("target", help="JSON to write")
     verb.add_argument("--plot")
     args = parser.parse_args(argv)
-    return {"run": run, "one": one, "report": report}[args.verb](args)
+    if args.verb == "run":
+        return run(args, arms, script)
+    return one(args, arms) if args.verb == "one" else report(args, arms)
 
 
 if __name__ == "__main__":

@@ -201,8 +201,10 @@ def kind_of(reference: str, num_tokens: int, limit: int = ROUTER_TOKENS) -> str:
 def rule_reward(kind: str, answer: str, reference: str) -> float:
     """How right an answer is by a rule, in 0..1; only boxes are ever in between.
 
-    kind: of `kind_of`, or "exact": equal but for space at the ends of lines.
+    kind: of `kind_of`; "exact": equal but for space at the ends of lines; "none": nothing is known to be right.
     """
+    if kind == "none":
+        return 0.0
     if kind == "exact":
         return float(_lines(answer) == _lines(reference))
     said = stated(answer)
@@ -219,7 +221,7 @@ def rule_reward(kind: str, answer: str, reference: str) -> float:
         return float(date_of(said) is not None and date_of(said) == date_of(reference))
     if kind == "label":
         return float(plain(said) == plain(reference))
-    raise ValueError(f"there is no rule {kind!r}; there are exact, box, number, choice, yes_no, date, label")
+    raise ValueError(f"there is no rule {kind!r}; there are exact, box, number, choice, yes_no, date, label, none")
 
 
 def _same_number(answer: str, reference: str) -> bool:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ..errors import CheckpointError, CpmvError
 from ..model.minicpmv import MiniCPMV
 from .reward_mix import Judge
+from .rewards import PROBABILITY
 from .rl_loss import StdFilter, deviation
 from .rl_prompts import Prompts
 from .rollouts import Group, Prompt, Rollout, Sampler, lines_of, log_probs_of
@@ -131,12 +132,23 @@ class Batches:
                     wanted.append((state.next_number * plan.stride + plan.offset, mode))
                     state.next_number += 1
         prompts = [prompt for prompt in self.prompts.take(wanted) if prompt is not None]
+        self._add_baselines(prompts)
         if not prompts:
             raise CpmvError("none of the prompts can be read; see what cpmv data check says of the files")
         answers = self.sampler.respond(prompts, plan.count)
         groups = [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, answers, strict=True)]
         self.judge(groups)
         return groups
+
+    def _add_baselines(self, prompts: Sequence[Prompt]) -> None:
+        """r' of drawn prompts, which cannot be read before the run: under the policy as it is now, kept with them."""
+        without = [p for p in prompts if p.kind == PROBABILITY and p.baseline is None]
+        if not without:
+            return
+        plain = self.prompts.take([(prompt.number, False) for prompt in without])
+        pairs = [(prompt, fast) for prompt, fast in zip(without, plain, strict=True) if fast is not None]
+        for (prompt, _), value in zip(pairs, self.judge.baselines([fast for _, fast in pairs]), strict=True):
+            prompt.baseline = value
 
     def _kept(self, groups: Sequence[Group]) -> list[Group]:
         """Those whose rewards differ enough; the guess of how many do follows."""

@@ -21,7 +21,8 @@ class RLConfig(FinetuneConfig):
     trained on, are asked at intervals. group_size: responses to a prompt. deep_share: of prompts in deep mode. parts:
     updates a batch. max_new_tokens: of a response. clip_low, clip_high: of the ratio. filter_beta: drop prompts whose
     rewards deviate less than so many mean deviations; 0 drops those with equal rewards; None drops none. rounds: at
-    most so many times more prompts are tried. rule: judges all answers instead of what each reference looks like.
+    most so many times more prompts are tried. rule: judges all answers instead of what each reference looks like;
+    task_rules: (expression, rule) of drawn tasks, the first that fits a task's name; without one they are exact.
     dense: quantised weights become plain ones, so that they can learn. rows: responses sampled together. cache_gb: of
     the engine's cache, by default what its rows can use. show: groups of each mode written as text, a batch.
     """
@@ -46,6 +47,7 @@ class RLConfig(FinetuneConfig):
     filter_beta: float | None = 0.5
     rounds: int = 4
     rule: str | None = None
+    task_rules: tuple[tuple[str, str], ...] = ()
     router_tokens: int = 5
     rewards: Weights = Weights()
     reward_model: str | None = None

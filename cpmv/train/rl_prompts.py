@@ -166,7 +166,8 @@ class DrawnPrompts:
     """Tasks that `cpmv.train.draw` makes, with exact answers. names: of DRAWN, drawn evenly.
 
     atlas: of glyphs; None is enough for "sums". device: where pictures are drawn, all of a call at once. held_out:
-    other numbers and words, for evaluation.
+    other numbers and words, for evaluation. rules: (expression over tasks' names, rule), the first that fits counts;
+    without one an answer must be exact.
     """
 
     size: int | None = None
@@ -181,13 +182,14 @@ class DrawnPrompts:
         atlas: Atlas | None = None,
         device: torch.device | None = None,
         held_out: bool = False,
+        rules: Sequence[tuple[str, str]] = (),
     ) -> None:
         if unknown := [name for name in names if name not in DRAWN]:
             raise CpmvError(f"there are no drawn tasks {', '.join(unknown)}; there are {', '.join(DRAWN)}")
         if atlas is None and any(set(DRAWN[name][0]) != {"think_text"} for name in names):
             raise CpmvError("these tasks need a glyph atlas; make one with: python -m cpmv.train.draw.atlas FILE")
         self._names, self._processor, self._reading, self._seed = list(names), processor, reading, seed
-        self._held_out, self._atlas, self._device = held_out, atlas, device
+        self._held_out, self._atlas, self._device, self._rules = held_out, atlas, device, tuple(rules)
         self._maker = self._make_maker()
         self._glyphs: Any = None
         self._frozen = frozen_sums()
@@ -288,7 +290,8 @@ class DrawnPrompts:
             max_inp_length=self._reading.max_tokens,
             **options,
         )
-        return Prompt(number, deep, inputs, turn.answer, "exact", turn.question, document.task)
+        rule = next((rule for expression, rule in self._rules if re.fullmatch(expression, document.task)), "exact")
+        return Prompt(number, deep, inputs, turn.answer, rule, turn.question, document.task)
 
 
 def load_atlas(path: Path) -> Atlas:

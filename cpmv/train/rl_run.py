@@ -201,6 +201,7 @@ class _Run:
             atlas=None if config.atlas is None else load_atlas(Path(config.atlas)),
             device=self.device,
             held_out=held_out,
+            rules=() if held_out else (*config.task_rules, *([(".*", config.rule)] if config.rule else [])),
         )
 
     def _num_steps(self) -> int:

@@ -90,6 +90,12 @@ def test_short_answers_of_a_known_kind_go_to_rules_and_all_others_to_probability
     assert kind_of(reference, tokens) == kind
 
 
+def test_where_nothing_is_known_nothing_is_right() -> None:
+    assert rule_reward("none", "5", "5") == 0
+    with pytest.raises(ValueError, match="there is no rule 'guess'"):
+        rule_reward("guess", "5", "5")
+
+
 def test_a_box_apart_and_half_of_a_box() -> None:
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
     assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)

@@ -73,6 +73,13 @@ def test_tasks_are_those_that_were_asked_for(processor: Processor) -> None:
     assert len(tasks) == 6 and all(task.startswith("scene_count") for task in tasks)
 
 
+def test_tasks_may_be_judged_by_other_rules(processor: Processor) -> None:
+    rules = [("think_sum_text", "none"), ("think_.*", "probability")]
+    made = drawn(processor, "sums", rules=rules).take([(n, False) for n in range(12)])
+    kinds = {(p.task == "think_sum_text", p.kind) for p in made if p}
+    assert kinds == {(True, "none"), (False, "probability")}
+
+
 def test_no_drawn_sum_is_one_of_the_frozen_sets(processor: Processor) -> None:
     wanted = {
         numbers_of(sample.question)

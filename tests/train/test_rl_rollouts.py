@@ -188,6 +188,24 @@ def test_a_judged_probability_is_that_of_the_references_tokens(
     assert group.rollouts[1].parts["accuracy"] == 1.0  # the reference's very words
 
 
+def test_the_baseline_of_a_drawn_prompt_is_read_when_it_is_drawn(
+    model: MiniCPMV, loaded: Any, words: ModelInputs, tmp_path: Path
+) -> None:
+    prompts = Numbered(words)
+    judge = Judge(model, loaded.tokenizer)
+    batches = Batches(Plan(1, 1, 2), prompts, cast(Any, None), judge, model, State(StdFilter()), tmp_path)
+    made = [Prompt(7, True, words, "in many words", PROBABILITY), Prompt(8, True, words, "5", "number")]
+    batches._add_baselines(made)
+    assert prompts.asked == [(7, False)]  # in fast mode: the reasoning is left out
+    target = loaded.tokenizer.encode_plain("in many words")
+    # The toy source answers with "" whatever is asked, so what is read is the mean over no token.
+    assert made[0].baseline == 0.0 and made[1].baseline is None
+    line = Line(words, target)
+    (value,) = judge.baselines([Prompt(7, False, words, "in many words", PROBABILITY)])
+    assert value == pytest.approx(float(log_probs_of(model, [line], 10_000)[0].exp().mean()))
+    assert value == pytest.approx(float(expected(model, words, target).exp().mean()), rel=1e-4)
+
+
 def groups_of(model: MiniCPMV, words: ModelInputs, shown: ModelInputs) -> list[Group]:
     """Three groups: two with advantages, one whose rewards are all equal."""
     made = []
