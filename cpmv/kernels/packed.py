@@ -9,7 +9,6 @@ plain truth of every kernel is `multiply_plain` with the weight from `dequantize
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
@@ -17,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import packed_cuda
+from . import launch, packed_cuda
 from .packed_layout import CHUNK, TILE
 
 log = logging.getLogger("cpmv")
 
 MAX_ROWS = 64  # of x that `multiply` reads the packed weight for
 _PLAIN_ELEMENTS = 1 << 22  # of a weight that exist dequantised at once in `dequantize_plain`
+_DEQUANTIZED_ELEMENTS = 1 << 26  # of a weight that exist at once for a product of many rows: 128 MiB
 _said: set[str] = set()
 Norm = tuple[Tensor, float]
 P = TypeVar("P", bound="Packed")
@@ -35,9 +35,24 @@ def say_once(message: str, level: int = logging.INFO) -> None:
         log.log(level, message)
 
 
-def wanted_path() -> str:
-    """What CPMV_KERNELS asks for: plain, triton, cuda, or auto."""
-    return os.environ.get("CPMV_KERNELS", "auto").lower()
+def normalised_plain(x: Tensor, norm: Norm | None) -> Tensor:
+    """The model's RMSNorm: in float32, rounded, times the weight."""
+    if norm is None:
+        return x
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + norm[1])
+    return y.to(x.dtype) * norm[0].to(x.dtype)
+
+
+def finish_plain(out: Tensor, residual: Tensor | None, gated: bool) -> Tensor:
+    """What becomes of a product [M, N]."""
+    if gated:
+        gate, up = out.chunk(2, dim=-1)
+        out = F.silu(gate) * up
+    if residual is None:
+        return out
+    residual.add_(out)
+    return residual.clamp_(-65504, 65504) if residual.dtype is torch.float16 else residual
 
 
 def multiply_plain(
@@ -50,20 +65,8 @@ def multiply_plain(
     bias: Tensor | None = None,
 ) -> Tensor:
     """The truth of every `multiply`: x [M, K] (normalised first), times weight [N, K], gated, plus residual."""
-    if norm is not None:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + norm[1])
-        x = y.to(x.dtype) * norm[0].to(x.dtype)
-    out = F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-    if gated:
-        gate, up = out.chunk(2, dim=-1)
-        out = F.silu(gate) * up
-    if residual is None:
-        return out
-    residual.add_(out)
-    if residual.dtype is torch.float16:
-        residual.clamp_(-65504, 65504)
-    return residual
+    out = F.linear(normalised_plain(x, norm), weight, None if bias is None else bias.to(x.dtype))
+    return finish_plain(out, residual, gated)
 
 
 class Packed:
@@ -129,12 +132,20 @@ class Packed:
 
     @staticmethod
     def cat(parts: Sequence[P]) -> P:
-        """Stack rows: q, k, v; gate, up. Raises ValueError where formats or widths differ."""
+        """Stack rows: q, k, v; gate, up. The parts become views of the result, so that memory holds one copy.
+
+        Raises ValueError where formats or widths differ.
+        """
         first = parts[0]
         if not all(a.alike(b) for a, b in zip(parts, parts[1:], strict=False)):
             raise ValueError("only weights of one format, width and group size, in rows of 16, can be stacked")
         shape = (sum(p.shape[0] for p in parts), first.shape[1])
-        return first.like(shape, {name: torch.cat([p.tensors[name] for p in parts]) for name in first.tensors})
+        whole = first.like(shape, {name: torch.cat([p.tensors[name] for p in parts]) for name in first.tensors})
+        at = 0
+        for part in parts:
+            part.tensors = {name: t[at : at + part.tiles] for name, t in whole.tensors.items()}
+            at += part.tiles
+        return whole
 
     def dequantize_plain(self, dtype: torch.dtype) -> Tensor:
         """The truth: the weight [N, K], every number rounded from float32 once more to dtype."""
@@ -149,7 +160,7 @@ class Packed:
         """Which kernels serve this weight for x of that dtype: cuda, triton or plain."""
         from . import packed_triton
 
-        wanted = wanted_path()
+        wanted = launch.chosen_path()
         if wanted == "plain" or dtype not in (torch.float16, torch.bfloat16):
             return "plain"
         if self.device.type == "cuda" and wanted != "triton" and packed_cuda.available(self.device):
@@ -188,4 +199,28 @@ class Packed:
         if path != "plain" and len(x) <= MAX_ROWS and tileable:
             kernels = packed_cuda if path == "cuda" else packed_triton
             return kernels.multiply(self, x, norm, residual, gated, bias)
-        return multiply_plain(x, self.dequantize(x.dtype), norm=norm, residual=residual, gated=gated, bias=bias)
+        out = self._product(normalised_plain(x, norm))
+        if bias is not None:
+            out += bias.to(out.dtype)
+        return finish_plain(out, residual, gated)
+
+    def _parts(self: P) -> list[tuple[slice, P]]:
+        """Rows of a bounded number of elements; one part for all but a head."""
+        step = max(1, _DEQUANTIZED_ELEMENTS // (TILE * self.shape[1])) * TILE
+        ends = [(i, min(i + step, self.shape[0])) for i in range(0, self.shape[0], step)]
+        return [(slice(i, j), self if len(ends) == 1 else self.rows(i, j)) for i, j in ends]
+
+    def _product(self, x: Tensor) -> Tensor:
+        """x [M, K] times the weight, dequantised once, however many rows."""
+        parts = self._parts()
+        if len(parts) == 1:
+            return F.linear(x, self.dequantize(x.dtype))
+        out = torch.empty(len(x), self.shape[0], dtype=x.dtype, device=x.device)
+        for rows, part in parts:
+            out[:, rows] = F.linear(x, part.dequantize(x.dtype))
+        return out
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """The gradient [.., K] for x of a product whose own is grad [.., N]."""
+        pieces = [grad[..., rows] @ part.dequantize(grad.dtype) for rows, part in self._parts()]
+        return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)

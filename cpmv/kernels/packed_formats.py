@@ -24,7 +24,6 @@ from .packed_layout import (
     unpack_nibbles,
 )
 
-
 # The NF4 book times this lies closest to bfloat16 numbers: 0.06% off (root mean square) instead of 0.11%.
 STRETCH = 1.43701
 
@@ -160,7 +159,7 @@ class Q8_0(Packed):
 
 
 class Q4_K(Packed):
-    """4-bit codes: (d * scale) * code - (dmin * minimum); scale and minimum a group of 32, d and dmin a group of 256."""
+    """4-bit codes: (d * scale) * code - dmin * minimum; scale and minimum a group of 32, d and dmin a group of 256."""
 
     format = "q4_k"
 

@@ -1,14 +1,15 @@
 """The base of every layer whose weight stays quantised in memory: dequantise some rows, multiply, forget them.
 
 This is the plain truth that faster kernels are compared with. A format supplies `dequantize_rows`; chunking, casting
-and the gradient with respect to the input are here.
+and the gradient with respect to the input are here. Where a kernel fits (`weights/kernels.py`) products go to it; on a
+GPU its layout of the weight then stands for the stored tensors, which are made anew for whoever asks for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,30 @@ def as_stored(tensors: dict[str, Tensor]) -> Released:
     return {name: (t.dtype, tuple(t.shape), lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
 
 
+class PackedKernel(Protocol):
+    """A weight [N, K] laid out for a kernel."""
+
+    shape: tuple[int, int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def multiply(
+        self,
+        x: Tensor,
+        *,
+        norm: tuple[Tensor, float] | None = None,
+        residual: Tensor | None = None,
+        gated: bool = False,
+        bias: Tensor | None = None,
+    ) -> Tensor: ...
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor: ...
+
+
 class PackedLinear(nn.Module):
     """A linear map over a quantised weight [out, in].
 
@@ -44,6 +69,37 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.stored_dtype = stored_dtype
         self.register_parameter("bias", None)
+        self.kernel: PackedKernel | None = None
+        self.kernel_refused = False  # none fits; not to be asked again
+        self._gone: tuple[str, ...] = ()
+        self._remake: Callable[[], dict[str, Tensor]] | None = None
+
+    @property
+    def place(self) -> torch.device:
+        """The device of the weight."""
+        return next(self.buffers()).device
+
+    def give_way(self, kernel: PackedKernel, names: tuple[str, ...], remake: Callable[[], dict[str, Tensor]]) -> None:
+        """Forget the buffers `names`: `kernel` holds their numbers, and `remake` returns them as they were."""
+        self.register_buffer("marker", torch.empty(0, device=kernel.device), persistent=False)  # knows the device
+        self._gone, self._remake = names, remake
+        for name in names:
+            del self._buffers[name]
+
+    def take_back(self) -> None:
+        """Undo `give_way`, and let go of any kernel."""
+        if self._remake is not None:
+            tensors, self._gone = self._remake(), ()
+            for name, tensor in tensors.items():
+                self.register_buffer(name, tensor)
+            del self._buffers["marker"]
+        self.kernel, self.kernel_refused, self._gone, self._remake = None, False, (), None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("_gone", ()):
+            remake = self.__dict__["_remake"]
+            return remake()[name]
+        return super().__getattr__(name)
 
     @property
     def row_step(self) -> int:
@@ -74,7 +130,7 @@ class PackedLinear(nn.Module):
         return [(i, min(i + rows, stop)) for i in range(start, stop, rows)]
 
     def _rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        device = next(self.buffers()).device
+        device = self.place
         if device.type != "cpu":
             return self.dequantize_rows(start, stop).to(dtype)
         out = torch.empty(stop - start, self.in_features, dtype=dtype)
@@ -83,7 +139,20 @@ class PackedLinear(nn.Module):
             out[i - start : j - start] = self.dequantize_rows(i, j).to(dtype)
         return out
 
+    def _kernel_for(self, x: Tensor) -> PackedKernel | None:
+        if x.device.type == "cuda" and x.dtype not in (torch.float16, torch.bfloat16):
+            return None
+        if self.kernel is None and not self.kernel_refused:
+            from .kernels import pack
+
+            return pack(self)
+        return self.kernel
+
     def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        kernel = self._kernel_for(x)
+        if kernel is not None:
+            rows = x.reshape(-1, self.in_features).contiguous()
+            return kernel.multiply(rows, bias=bias).view(*x.shape[:-1], self.out_features)
         bias = None if bias is None else bias.to(x.dtype)
         parts = [
             F.linear(x, self._rows(i, j, x.dtype), None if bias is None else bias[i:j])
@@ -92,6 +161,7 @@ class PackedLinear(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        self.take_back()  # a kernel's layout is for one device
         dtypes = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
         originals = dict(self._buffers)
         super()._apply(fn, recurse)
@@ -116,6 +186,9 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         layer: PackedLinear = ctx.layer
+        kernel = layer._kernel_for(grad)
+        if kernel is not None and hasattr(kernel, "input_gradient"):
+            return kernel.input_gradient(grad), None
         out = None
         for i, j in layer._chunks(0, layer.out_features, _CHUNK_ELEMENTS):
             part = grad[..., i:j] @ layer._rows(i, j, grad.dtype)

@@ -1,1 +1,1 @@
-"""CUDA sources of this package and what compiles and launches them: NVRTC, which comes with torch; no toolkit needed."""
+"""CUDA sources of this package, and what compiles and launches them: NVRTC, which comes with torch."""
