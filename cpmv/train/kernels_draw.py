@@ -34,6 +34,22 @@ def _tap(ink, base, x, y, side):
     return tl.load(ink + base + y * side + x).to(tl.float32)
 
 
+@triton.jit
+def read_cell(ink, half_start, cell, column, row, small):
+    """Bilinear read of atlas cells; `glyphs.read_cells`."""
+    side = tl.where(small, _CELL // 2, _CELL)
+    base = tl.where(small, half_start + cell * (_CELL // 2) * (_CELL // 2), cell * _CELL * _CELL)
+    scale = tl.where(small, 0.5, 1.0)
+    column, row = column * scale - 0.5, row * scale - 0.5
+    inside = (column > -1) & (column < side) & (row > -1) & (row < side)
+    left, upper = tl.floor(column), tl.floor(row)
+    dx, dy = column - left, row - upper
+    x, y = left.to(tl.int32), upper.to(tl.int32)
+    above = _tap(ink, base, x, y, side) * (1 - dx) + _tap(ink, base, x + 1, y, side) * dx
+    below = _tap(ink, base, x, y + 1, side) * (1 - dx) + _tap(ink, base, x + 1, y + 1, side) * dx
+    return tl.where(inside, (above * (1 - dy) + below * dy) / 255, 0.0)
+
+
 @triton.jit(
     do_not_specialize=["half_start", "sheets", "height", "width", "side"],
     do_not_specialize_on_alignment=["sheet", "cell", "place", "colour"],
@@ -50,19 +66,7 @@ def _glyphs(sheet, cell, place, colour, ink, half_start, canvas, sheets, height,
         py = tl.floor(pen_y - _PEN_Y * em / _EM) + (at // side).to(tl.float32)
         column = (px + 0.5 - pen_x) / em * _EM + _PEN_X
         row = (py + 0.5 - pen_y) / em * _EM + _PEN_Y
-        which = tl.load(cell + glyph).to(tl.int64)
-        small = em < _HALF_BELOW
-        cell_side = tl.where(small, _CELL // 2, _CELL)
-        base = tl.where(small, half_start + which * (_CELL // 2) * (_CELL // 2), which * _CELL * _CELL)
-        scale = tl.where(small, 0.5, 1.0)
-        column, row = column * scale - 0.5, row * scale - 0.5
-        inside = (column > -1) & (column < cell_side) & (row > -1) & (row < cell_side)
-        left, upper = tl.floor(column), tl.floor(row)
-        dx, dy = column - left, row - upper
-        x, y = left.to(tl.int32), upper.to(tl.int32)
-        above = _tap(ink, base, x, y, cell_side) * (1 - dx) + _tap(ink, base, x + 1, y, cell_side) * dx
-        below = _tap(ink, base, x, y + 1, cell_side) * (1 - dx) + _tap(ink, base, x + 1, y + 1, cell_side) * dx
-        value = tl.where(inside, (above * (1 - dy) + below * dy) / 255, 0.0)
+        value = read_cell(ink, half_start, tl.load(cell + glyph), column, row, em < _HALF_BELOW)
         level = (value * _LEVELS + 0.5).to(tl.int32)
         level_colour = (level << 24) | tl.load(colour + glyph)
         there = (at < side * side) & (level > 0) & (px >= 0) & (px < width) & (py >= 0) & (py < height)
@@ -132,7 +136,7 @@ def _lerp(start, end, weight):
 
 
 @triton.jit
-def _paper(numbers, channel: tl.constexpr, slope, one, two, three):
+def paper_channel(numbers, channel: tl.constexpr, slope, one, two, three):
     """One channel of a paper; numbers: base, gradient, tilt, frequencies, phases, wave colours of one sheet."""
     out = tl.load(numbers + channel) + tl.load(numbers + 3 + channel) * slope * 2
     out += tl.load(numbers + 17 + channel) * one
@@ -142,7 +146,7 @@ def _paper(numbers, channel: tl.constexpr, slope, one, two, three):
 
 
 @triton.jit
-def _wave(numbers, k: tl.constexpr, x, y):
+def wave(numbers, k: tl.constexpr, x, y):
     angle = tl.load(numbers + 8 + 2 * k) * _TAU * x + tl.load(numbers + 9 + 2 * k) * _TAU * y
     return tl.sin(angle + tl.load(numbers + 14 + k))
 
@@ -184,22 +188,41 @@ def _pictures(
     numbers = papers + sheet * _PAPER
     u, v = x / width, y / height
     slope = tl.load(numbers + 6) * (u - 0.5) + tl.load(numbers + 7) * (v - 0.5)
-    one, two, three = _wave(numbers, 0, u, v), _wave(numbers, 1, u, v), _wave(numbers, 2, u, v)
+    one, two, three = wave(numbers, 0, u, v), wave(numbers, 1, u, v), wave(numbers, 2, u, v)
     size = height * width
     pixel = row * width + column
     inside = (row < height) & (column < width)
     text = tl.load(canvas + sheet.to(tl.int64) * size + pixel, mask=inside, other=0)
     cover = (text >> 24).to(tl.float32) / _LEVELS
     target = out + sheet.to(tl.int64) * 3 * size + pixel
-    below = tl.where(under, red_under, _paper(numbers, 0, slope, one, two, three))
+    below = tl.where(under, red_under, paper_channel(numbers, 0, slope, one, two, three))
     value = _lerp(_lerp(below, red, edge), ((text >> 16) & 255).to(tl.float32) / 255, cover)
     tl.store(target, value, mask=inside)
-    below = tl.where(under, green_under, _paper(numbers, 1, slope, one, two, three))
+    below = tl.where(under, green_under, paper_channel(numbers, 1, slope, one, two, three))
     value = _lerp(_lerp(below, green, edge), ((text >> 8) & 255).to(tl.float32) / 255, cover)
     tl.store(target + size, value, mask=inside)
-    below = tl.where(under, blue_under, _paper(numbers, 2, slope, one, two, three))
+    below = tl.where(under, blue_under, paper_channel(numbers, 2, slope, one, two, three))
     value = _lerp(_lerp(below, blue, edge), (text & 255).to(tl.float32) / 255, cover)
     tl.store(target + 2 * size, value, mask=inside)
+
+
+@triton.jit
+def _column(start, up, here, down, column, s, inside):
+    middle = tl.load(start + here + column, mask=inside, other=0.0) * (1 - 2 * s)
+    beside = tl.load(start + up + column, mask=inside, other=0.0) + tl.load(
+        start + down + column, mask=inside, other=0.0
+    )
+    return middle + s * beside
+
+
+@triton.jit
+def blurred(start, row, column, height, width, s, inside):
+    """One plane's pixels under the kernel (s, 1 - 2 s, s) in both directions; `paper.soften`."""
+    up, here, down = tl.maximum(row - 1, 0) * width, row * width, tl.minimum(row + 1, height - 1) * width
+    left, right = tl.maximum(column - 1, 0), tl.minimum(column + 1, width - 1)
+    middle = _column(start, up, here, down, column, s, inside)
+    sides = _column(start, up, here, down, left, s, inside) + _column(start, up, here, down, right, s, inside)
+    return middle * (1 - 2 * s) + s * sides
 
 
 @triton.jit(do_not_specialize=["height", "width"])
@@ -210,20 +233,7 @@ def _finish(picture, strength, grain, tint, out, height, width, BLOCK: tl.conste
     inside = at < size
     row, column = at // width, at % width
     s = tl.load(strength + plane // 3)
-    start = picture + plane.to(tl.int64) * size
-    up, down = tl.maximum(row - 1, 0) * width, tl.minimum(row + 1, height - 1) * width
-    here = row * width
-    left, right = tl.maximum(column - 1, 0), tl.minimum(column + 1, width - 1)
-    middle = tl.load(start + here + column, mask=inside, other=0.0) * (1 - 2 * s)
-    middle += s * (tl.load(start + up + column, mask=inside, other=0.0)
-                   + tl.load(start + down + column, mask=inside, other=0.0))  # fmt: skip
-    before = tl.load(start + here + left, mask=inside, other=0.0) * (1 - 2 * s)
-    before += s * (tl.load(start + up + left, mask=inside, other=0.0)
-                   + tl.load(start + down + left, mask=inside, other=0.0))  # fmt: skip
-    after = tl.load(start + here + right, mask=inside, other=0.0) * (1 - 2 * s)
-    after += s * (tl.load(start + up + right, mask=inside, other=0.0)
-                  + tl.load(start + down + right, mask=inside, other=0.0))  # fmt: skip
-    value = middle * (1 - 2 * s) + s * (before + after)
+    value = blurred(picture + plane.to(tl.int64) * size, row, column, height, width, s, inside)
     noise = tl.load(grain + (plane // 3).to(tl.int64) * size + at, mask=inside, other=0.0).to(tl.float32)
     value = value + noise * tl.load(tint + plane)
     value = tl.minimum(tl.maximum(value, 0.0), 1.0) * 2 - 1

@@ -8,6 +8,7 @@ on a pixel. Nothing depends on the data's values for its shape, so a CUDA graph 
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -297,13 +298,13 @@ class Look:
     coarse: float = 0.25  # drawn as if enlarged from a smaller picture
 
 
-def _kernels() -> ModuleType | None:
-    """The Triton kernels, where Triton is installed."""
+def triton_kernels(name: str) -> ModuleType | None:
+    """A module of Triton kernels of `cpmv.train`, where Triton is installed."""
     try:
-        from .. import kernels_draw
+        import triton  # noqa: F401
     except ImportError:
         return None
-    return kernels_draw
+    return importlib.import_module(f"...{name}", __name__)
 
 
 class Display:
@@ -324,7 +325,7 @@ class Display:
         self.look = look or Look()
         self._find: Callable[..., Tensor] = topmost
         self._tiles: Callable[..., tuple[Tensor, Tensor, Tensor]] = glyph_tiles
-        self._kernels = _kernels() if compiled and atlas.ink.is_cuda else None
+        self._kernels = triton_kernels("kernels_draw") if compiled and atlas.ink.is_cuda else None
         if compiled and self._kernels is None:
             self._find = torch.compile(topmost, dynamic=True)
             self._tiles = torch.compile(glyph_tiles, dynamic=True)

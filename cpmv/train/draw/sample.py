@@ -19,6 +19,7 @@ from . import glyphs, scene, shapes, talk
 from .atlas import Atlas
 from .chance import Chance
 from .charset import drawn_characters
+from .display import triton_kernels
 from .labels import LATTICE, lattice_points, patch_points
 from .paper import Paper, composite, contrasting_colour, draw_grain, draw_paper, soften
 from .phrases import IGNORED, Conversation, Encoder, PhraseBank, Segments, Wordings, choose_language, conversation
@@ -104,6 +105,8 @@ class Drawer:
     Class order of the dense labels: 0 blank, then characters, then colour x shape.
     """
 
+    FUSED = {"_ink": "ink", "_render": "render", "_composite": "composite", "_soften": "soften", "_owner": "owner_of"}
+
     def __init__(
         self,
         atlas: str | Path | Atlas,
@@ -149,8 +152,14 @@ class Drawer:
         self._soften: Callable[..., Tensor] = soften
         self._owner: Callable[..., Tensor] = clip_module.owner_of
         if compile_drawing:
-            for name in ("_ink", "_render", "_composite", "_soften", "_owner"):
-                setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
+            self._fuse()
+
+    def _fuse(self) -> None:
+        """Take Triton's kernels for what touches every pixel, or compile it where Triton is missing."""
+        kernels = triton_kernels("kernels_joint") if self.device.type == "cuda" else None
+        for name, kernel in self.FUSED.items():
+            plain = getattr(self, name)
+            setattr(self, name, getattr(kernels, kernel) if kernels else torch.compile(plain, dynamic=True))
 
     def _load_faces(self, atlas: Atlas, held_out: bool) -> None:
         self.atlas = glyphs.DeviceAtlas(atlas, self.device)
