@@ -132,8 +132,8 @@ class MiniCPMV(nn.Module):
             else:
                 past = cache.length if cache is not None else 0
                 position_ids = torch.arange(past, past + num_new, device=inputs_embeds.device)[None]
-        hidden = self.llm.model(inputs_embeds, position_ids, attention_mask, cache)
-        return self.llm.head(hidden[:, -1:] if last_only else hidden)
+        rows = torch.full((1,), num_new - 1, device=inputs_embeds.device) if last_only else None
+        return self.llm.head(self.llm.model(inputs_embeds, position_ids, attention_mask, cache, rows))
 
     @torch.inference_mode()
     def logits(self, inputs: ModelInputs, attention_mask: Tensor | None = None) -> Tensor:
