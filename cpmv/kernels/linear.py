@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import launch
-from .tuning import card, fastest
+from .tuning import card, fastest, measures
 
 MAX_ROWS = 64
 Norm = tuple[Tensor, float]
@@ -131,7 +131,11 @@ def _run(
     tiles = -(-rows // config.rows)
     gain, eps = norm if norm is not None else (x, 0.0)
     shared = dict(K=width, GATED=gated, RESIDUAL=residual, BIAS=bias is not None, BN=config.rows, BK=config.columns)
-    shared.update(PREFETCH=_prefetched(config, threads, width * x.element_size()), THREADS=threads, PDL=pdl)
+    shared.update(
+        PREFETCH=_prefetched(config, threads, width * x.element_size() // getattr(config, "split", 1)),
+        THREADS=threads,
+        PDL=pdl,
+    )
     offset = bias if bias is not None else x
     if isinstance(config, Gemv):
         assert num_rows == 1, "a gemv is for one row"
@@ -165,10 +169,6 @@ def _step(width: int) -> int:
     return min(width & -width, 2048)
 
 
-# Measured on an H200, bfloat16: (N, K, gated) -> the launch for one row, then for up to 16, 32 and 64.
-_MEASURED: dict[tuple[int, int, bool], tuple[Gemv, Tile, Tile, Tile]] = {}
-
-
 @lru_cache(maxsize=512)
 def _table(num_rows: int, rows: int, width: int, gated: bool, wide: bool) -> list[Gemv | Tile]:
     """Candidates for a shape, the likeliest first."""
@@ -182,15 +182,15 @@ def _table(num_rows: int, rows: int, width: int, gated: bool, wide: bool) -> lis
             Gemv(4, min(step, 2048), 4, 8192),
             Gemv(8, columns, 8, 8192),
         ]
-    columns = min(step, 128 if not wide else 64)
-    splits = [1]
-    for split in (2, 4, 8):
-        if not gated and width % (split * columns) == 0 and -(-rows // 64) * split <= 528:
-            splits.append(split)
+    columns = min(step, 64 if wide else 128)
+    if gated:
+        return [Tile(32, columns, 1, 3), Tile(64, min(columns, 64), 1, 4), Tile(32, columns, 1, 5)]
+    splits = [split for split in (1, 2, 4, 8) if width % (split * columns) == 0]
     found: list[Gemv | Tile] = []
-    for tile_rows in (64, 32, 128):
-        fitting = [s for s in splits if -(-rows // tile_rows) * s >= 120] or splits[-1:]
-        found += [Tile(tile_rows, columns, split, 4 if tile_rows > 64 else 5) for split in fitting[:2]]
+    for tile_rows, stages in ((64, 4), (32, 5), (128, 4)):
+        # As few programs to a tile as keep every processor busy.
+        fitting = [split for split in splits if -(-rows // tile_rows) * split >= 120] or splits[-1:]
+        found += [Tile(tile_rows, columns, split, stages) for split in fitting[:2]]
     return found
 
 
@@ -199,12 +199,11 @@ def _choose(
 ) -> Gemv | Tile:
     rows, width = out.shape[1], x.shape[1]
     place = 0 if x.shape[0] == 1 else 1 if x.shape[0] <= 16 else 2 if x.shape[0] <= 32 else 3
-    measured = _MEASURED.get((rows, width, gated))
-    if measured is not None and launch.capability(x.device) == (9, 0) and x.element_size() == 2:
-        return measured[place]
     if not x.is_cuda:  # the interpreter, whose time goes by programs, not by work
         return Gemv(512, min(_step(width), 256)) if place == 0 else Tile(512, min(_step(width), 256))
     candidates = _table(x.shape[0], rows, width, gated, x.element_size() == 4)
+    if not measures(launch.capability(x.device)):
+        return candidates[0]
     bucket = (1, 16, 32, 64)[place]
     kind = f"{'gated ' if gated else ''}{'norm ' if norm else ''}{str(x.dtype).removeprefix('torch.')}"
     key = f"{card(x.device.index or 0)}: multiply {bucket} x {width} by {rows} {kind}"

@@ -42,6 +42,15 @@ def card(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)} torch {torch.__version__} triton {triton.__version__}"
 
 
+def measures(capability: tuple[int, int]) -> bool:
+    """Whether to measure on a card: not where the first candidates come from measurements on its kind (sm_90).
+
+    CPMV_TUNE=1 always measures, CPMV_TUNE=0 never does.
+    """
+    wanted = os.environ.get("CPMV_TUNE", "")
+    return wanted == "1" or (wanted != "0" and capability != (9, 0))
+
+
 class Choices:
     """The choices of this process and, behind them, those of the file."""
 
