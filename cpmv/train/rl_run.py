@@ -34,7 +34,7 @@ from .loop import Loop
 from .metrics import Log
 from .mixture import Mixture
 from .optim import Optimizer
-from .recompute import recompute_blocks
+from .recompute import blocks_of, recompute_blocks
 from .reward_mix import Judge, RewardModel, load_reward_model
 from .rewards import PROBABILITY, rule_reward, split_response
 from .rl import PolicyObjective
@@ -158,7 +158,7 @@ class _Run:
         self.logger = Log(out, quiet=not world.is_main, tensorboard=config.tensorboard, step=self.progress.step)
         self.objective = self._objective()
         if config.recompute:
-            recompute_blocks(self.model)
+            recompute_in_updates(self.model)
         self.model.train()
 
     @property
@@ -425,6 +425,22 @@ def unpack(model: MiniCPMV) -> None:
             model.set_submodule(name, plain)
     hf = {key: value for key, value in model.config.hf.items() if key != "quantization_config"}
     model.config = replace(model.config, hf=hf, quantization=None)
+
+
+def recompute_in_updates(model: MiniCPMV) -> None:
+    """Let blocks recompute their activations where gradients are wanted. The engine's passes stay as they are: saving
+    the state of generators, as recomputing does, cannot be recorded in a CUDA graph."""
+    plain = [block.forward for block in blocks_of(model)]
+    recompute_blocks(model)
+    for block, forward in zip(blocks_of(model), plain, strict=True):
+        block.forward = _either(block.forward, forward)
+
+
+def _either(recomputed: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (recomputed if torch.is_grad_enabled() else plain)(*args, **kwargs)
+
+    return forward
 
 
 def _storage(parameter: nn.Parameter) -> int:

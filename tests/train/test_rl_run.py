@@ -148,7 +148,7 @@ def test_what_a_run_writes_tells_both_modes_and_the_baselines_of_the_start(data:
 def test_adapters_learn_beside_a_frozen_base(data: Path, tmp_path: Path) -> None:
     args = ["rl", "--lora", "--data", str(data / "short.jsonl"), "--model", str(BASE), "--out", str(tmp_path / "run")]
     args += "--device cpu --batch-size 2 --group 4 --parts 1 --steps 2 --max-new-tokens 2 --max-tokens 64".split()
-    assert main([*args, "--no-filter", "--save-every", "0", "--rank", "2", "--targets", "q_proj"]) == 0
+    assert main([*args, "--no-filter", "--save-every", "0", "--rank", "2", "--targets", "q_proj", "--recompute"]) == 0
     tensors = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert tensors and all("lora_" in name for name in tensors)
 
