@@ -62,6 +62,9 @@ class RLConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("shard", "compile", "augment_video"):
+            if getattr(self, name):
+                raise CpmvError(f"{name} is not for rl, whose engine samples from the whole, plain model; leave it out")
         for name, least in (("group_size", 2), ("parts", 1), ("max_new_tokens", 1), ("rounds", 1), ("rows", 1)):
             if getattr(self, name) < least:
                 raise CpmvError(f"{name} is {getattr(self, name)}; give at least {least}")

@@ -80,8 +80,6 @@ def train_rl(
     started = time.perf_counter()
     from ..device import choose
 
-    if config.shard:
-        raise CpmvError("a policy cannot be sharded: the engine samples from whole parameters; leave --shard out")
     if reward_model is None and config.reward_model is not None:
         reward_model = load_reward_model(config.reward_model)
     world, place = join(choose(device).device)

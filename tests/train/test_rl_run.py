@@ -174,6 +174,12 @@ def test_the_command_line_makes_the_configuration(tmp_path: Path) -> None:
     assert set(PRESETS) == {"full", "lora", "tiny"}
 
 
+@pytest.mark.parametrize("name", ["shard", "compile", "augment_video"])
+def test_what_is_not_for_rl_is_refused(name: str) -> None:
+    with pytest.raises(CpmvError, match=f"{name} is not for rl"):
+        settings(Path("x"), **{name: True})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
