@@ -108,6 +108,7 @@ class Visuals:
         self._fps, self._packing, self._progress = fps, packing, progress
         self._num_images = 0
         self._num_tokens = 0
+        self._num_patches = 0  # as planned from sizes
         self.blocks: list[Block] = []
         self.bundles: list[Bundle] = []
 
@@ -138,6 +139,7 @@ class Visuals:
         config = self._config
         plan = plan_slices(size, max_slice_nums, config.scale_resolution, config.patch_size, config.slice_mode)
         num_slices = len(plan.sizes)
+        self._num_patches += _count_patches(plan.sizes, config.patch_size)
         bundle = self.bundles[-1] if self.bundles else None
         if bundle is None or bundle.groups is not None or len(bundle.frames) == len(bundle.temporal_ids):
             bundle = Bundle([-1] if self._groups is None else next(self._groups), num_slices)
@@ -162,6 +164,9 @@ class Visuals:
         if packing is not None and (isinstance(packing, bool) or not isinstance(packing, Integral)):
             raise MessageError(f"packing is {packing!r}; give the frames of a group as an integer, or None")
         sampled = sample_video(part.source, choose_fps=fps, force_packing=packing, progress=self._progress)
+        config = self._config
+        plan = plan_slices(sampled.size, 1, config.scale_resolution, config.patch_size, config.slice_mode)
+        self._num_patches += len(sampled) * _count_patches(plan.sizes, config.patch_size)
         made = sampled.map_groups(self._group)
         for ids in sampled.temporal_ids:
             self._append(Block())
@@ -196,7 +201,7 @@ class Visuals:
         on_group: called with each group when its pixels are there, while later frames are still being decoded, so that
         they can be encoded meanwhile.
         """
-        gathered = PatchBuffer(self._config.patch_size)
+        gathered = PatchBuffer(self._config.patch_size, self._num_patches)
         tgt_sizes: list[Tensor] = []
         temporal_ids: list[list[int]] = []
         hashes: list[str] = []
@@ -216,29 +221,38 @@ class Visuals:
         return Loaded(gathered.finish(), sizes, temporal_ids, hashes)
 
 
-class PatchBuffer:
-    """Gather patches without ever holding them twice, so that a long video needs little more than its own patches."""
+def _count_patches(sizes: Sequence[tuple[int, int]], patch_size: int) -> int:
+    return sum((width // patch_size) * (height // patch_size) for width, height in sizes)
 
-    def __init__(self, patch_size: int) -> None:
+
+class PatchBuffer:
+    """Gather patches without ever holding them twice, so that a long video needs little more than its own patches.
+
+    expected: how many will come; when it is right, they are copied once.
+    """
+
+    def __init__(self, patch_size: int, expected: int = 0) -> None:
         self._shape = (3, patch_size, patch_size)
         self._rows = max(1, BLOCK_BYTES // (3 * patch_size * patch_size))
-        self._blocks: list[Tensor] = []
-        self._used = self._rows  # rows of the last block that are taken
+        self._blocks = [torch.empty(expected, *self._shape, dtype=torch.uint8)] if expected else []
+        self._used = 0  # rows of the last block that are taken
 
     def append(self, patches: Tensor) -> None:
         """Copy patches uint8 [P, 3, p, p]."""
         while len(patches):
-            if self._used == self._rows:
+            if not self._blocks or self._used == len(self._blocks[-1]):
                 self._blocks.append(torch.empty(self._rows, *self._shape, dtype=torch.uint8))
                 self._used = 0
-            taken = min(len(patches), self._rows - self._used)
+            taken = min(len(patches), len(self._blocks[-1]) - self._used)
             self._blocks[-1][self._used : self._used + taken] = patches[:taken]
             self._used += taken
             patches = patches[taken:]
 
     def finish(self) -> Tensor:
         """Return everything as one tensor, giving back each block as soon as it is copied."""
-        total = max(0, len(self._blocks) - 1) * self._rows + (self._used if self._blocks else 0)
+        if len(self._blocks) == 1 and self._used == len(self._blocks[0]):
+            return self._blocks.pop()
+        total = sum(map(len, self._blocks[:-1])) + self._used
         out = torch.empty(total, *self._shape, dtype=torch.uint8)
         self._blocks.reverse()
         start = 0

@@ -18,7 +18,7 @@ from cpmv.inputs.ahead import run_ahead
 from cpmv.inputs.image import patchify, slice_image
 from cpmv.inputs.messages import Video as VideoPart
 from cpmv.inputs.video import Video, sample_video
-from cpmv.inputs.visuals import Group, Visuals
+from cpmv.inputs.visuals import Group, PatchBuffer, Visuals
 from cpmv.model.config import ImageConfig
 
 
@@ -160,3 +160,12 @@ def test_large_frames_are_not_held_in_number(monkeypatch: pytest.MonkeyPatch) ->
     assert asked[0] == (16, 32)
     for (_, window), pixels in zip(asked, (448 * 448, 1280 * 720, 7680 * 4320), strict=True):
         assert window * 3 * pixels * 6 <= video_module.AHEAD_BYTES
+
+
+@pytest.mark.parametrize("expected", [0, 5, 12, 40])
+def test_patches_are_gathered_whatever_number_was_expected(expected: int) -> None:
+    patches = torch.arange(12 * 3 * 4).to(torch.uint8).view(12, 3, 2, 2)
+    buffer = PatchBuffer(2, expected)
+    for part in patches.split(5):
+        buffer.append(part)
+    assert torch.equal(buffer.finish(), patches)
