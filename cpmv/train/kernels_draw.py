@@ -5,6 +5,7 @@ and `lay_text` over a rendered paper, and the blur, grain and scaling of `Displa
 mark's six distances at every pixel and pass whole pictures through memory for each operation. Here a tile of pixels
 looks at the marks whose boxes it touches, from the top down, computes one distance each, and writes once.
 """
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 Each function takes and returns what its plain form does: `glyphs.ink`, `shapes.render`, `clip.owner_of`,
 `paper.composite` and `paper.soften`. Compiling those instead took a minute of every cold start.
 """
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
