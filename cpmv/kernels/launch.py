@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CpmvError
+
 log = logging.getLogger("cpmv")
 
 PATHS = ("auto", "triton", "plain")
@@ -41,7 +43,10 @@ def _triton_problem() -> str | None:
 
 @lru_cache
 def available(device: torch.device) -> bool:
-    """Whether kernels are to be used on a device; the reason is logged, once a device."""
+    """Whether kernels are to be used on a device; the reason is logged, once a device.
+
+    Raises CpmvError where CPMV_KERNELS=triton asks for what cannot be.
+    """
     path = chosen_path()
     if path == "plain":
         log.info("kernels: plain torch, as CPMV_KERNELS asks")
@@ -51,6 +56,8 @@ def available(device: torch.device) -> bool:
     problem = _triton_problem()
     if problem is None and capability(device) < (7, 5):
         problem = f"{torch.cuda.get_device_name(device)} is older than Triton's kernels support (7.5)"
+    if problem is not None and path == "triton":
+        raise CpmvError(f"CPMV_KERNELS=triton was asked for, but {problem}; unset it to use plain torch")
     if problem is not None:
         log.warning("kernels: plain torch, slower: %s", problem)
         return False
