@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from toy_drawer import logged
 
@@ -204,3 +208,22 @@ def test_mistakes_are_said_in_one_line(
     assert main(["rl", "--model", str(BASE), "--device", "cpu", "--out", str(tmp_path / "run"), *options]) == 2
     error = capsys.readouterr().err
     assert says in error and len(error.strip().splitlines()) == 1
+
+
+def test_two_ranks_share_the_prompts_of_a_batch(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = "--batch-size 4 --group 4 --parts 2 --steps 2 --max-new-tokens 2 --max-tokens 64 --lr 1e-4 --log-every 1"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cpmv.train"]
+    command += ["rl", "--data", str(data / "prompts.jsonl"), "--model", str(BASE), "--out", str(out), "--device", "cpu"]
+    command += [*options.split(), "--no-filter", "--save-every", "0"]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    (line,) = logged(out, "rollout")
+    assert line["fast"]["responses"] == line["deep"]["responses"] == 4  # of this rank: a prompt of each mode
+    assert [x["samples"] for x in logged(out)] == [8, 16]  # of both
+    files = sorted((out / "rollouts").glob("batch-000000-*.safetensors"))
+    numbers = []
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            numbers.append([number for number, _, _ in json.loads(opened.metadata()["batch"])["groups"]])
+    assert [{n % 2 for n in rank} for rank in numbers] == [{0}, {1}] and all(len(rank) == 2 for rank in numbers)
