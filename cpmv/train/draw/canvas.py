@@ -79,8 +79,10 @@ class Look:
         """Dark on light mostly, sometimes light on dark or dark on a strong colour."""
         draw = rng.random(6)
         if draw[0] > 0.78:
-            paper = _tint(rng, 0.5 + 0.38 * draw[1], 0.9)
-            ink = (0.03, 0.03, 0.03) if draw[3] < 0.3 else _tint(rng, (luminance(paper) - 0.42) * draw[4], 0.5)
+            paper = _tint(rng, 0.54 + 0.36 * draw[1], 0.9)
+            ink = (0.03, 0.03, 0.03)
+            if draw[3] > 0.3 and luminance(paper) > 0.55:
+                ink = _tint(rng, (luminance(paper) - 0.52) * draw[4], 0.3)
         elif draw[0] < 0.12:
             paper, ink = _tint(rng, 0.05 + 0.2 * draw[1], 0.3), _tint(rng, 0.82 + 0.16 * draw[2], 0.1)
         else:

@@ -39,7 +39,7 @@ _TOPICS = (
     ),
     ("收入", "客人", "雨量", "分数", "票数", "定单", "成本", "产量", "成绩", "人数", "销量", "气温"),
 )
-_SORTS = ("bar", "bar", "bar", "across", "across", "line", "line", "pie", "pie")
+_SORTS = (*["bar"] * 5, "across", "across", *["line"] * 3, "pie", "pie")
 _YEARS = [str(year) for year in range(1990, 2040)]
 
 
@@ -139,7 +139,7 @@ def compose(maker: Maker, rng: np.random.Generator, width: int, height: int, tas
     count = max(2, canvas.between(min(3, most), most))
     longest = 9 if sort in ("across", "pie") else max(3, int(width / count / (canvas.em * 0.6)))
     labels = _labels(maker, rng, count, language, sort, longest)
-    printed = canvas.chance(0.5) or (sort == "pie" and task in ("chart_value", "chart_category", "chart_table"))
+    printed = canvas.chance(0.6) or (sort == "pie" and task in ("chart_value", "chart_category", "chart_table"))
     if sort == "pie":
         values, step, num_ticks = _shares(canvas, count), 0, 0
     else:
@@ -211,7 +211,7 @@ def _apart(chart: Chart, one: float, other: float) -> bool:
     return abs(one - other) >= (0.02 if chart.plot.printed else 0.06) * top and one != other
 
 
-_CHAT = {"chart_value": 5.0, "chart_largest": 2.0, "chart_smallest": 2.0, "chart_category": 1.5, "chart_more": 1.0,
+_CHAT = {"chart_value": 5.0, "chart_largest": 3.0, "chart_smallest": 3.0, "chart_category": 1.5, "chart_more": 1.0,
          "chart_count": 0.5, "chart_title": 0.3, "chart_colour": 0.3}  # fmt: skip
 
 

@@ -324,7 +324,7 @@ def _answer(task: str, canvas: Canvas, table: Table) -> tuple[str, tuple[str, ..
     return table.cells[numbers.index(wanted)][0], (name, table.header[column])
 
 
-_CHAT = {"table_cell": 5.0, "table_largest": 2.0, "table_smallest": 2.0, "table_find": 1.5, "table_row": 0.5,
+_CHAT = {"table_cell": 4.0, "table_largest": 3.5, "table_smallest": 3.5, "table_find": 1.5, "table_row": 0.5,
          "table_num_rows": 0.4, "table_column": 0.4}  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import charts, tables
-from .canvas import Unfit
+from .canvas import Canvas, Unfit
 from .content import Money
 from .document import LINE, TRIANGLE, Document, Turn
 from .scenes import draw_language, wording
@@ -120,45 +120,66 @@ def _chart_difference(maker: Maker, rng: np.random.Generator, width: int, height
                      values=[x, y])  # fmt: skip
 
 
-def _arrows(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
-    """Boxes with letters and one arrow out of each; where do so many steps lead?"""
+def _arrow_sheet(maker: Maker, rng: np.random.Generator, width: int, height: int) -> tuple[Canvas, list[str]]:
+    """Boxes with letters on a ring, one arrow out of each; the letters come in the order of the arrows' one circle."""
     canvas = maker.canvas(rng, width, height, han=False)
-    language = draw_language(rng)
     count = canvas.between(5, 7)
     letters = [str(c) for c in rng.choice(list("ABCDEFGHJKLMNPRSTUVWXYZ"), count, replace=False)]
     reach_x, reach_y, turn = width / 2 - 24, height / 2 - 24, canvas.uniform(0, 2 * math.pi)
     angles = [turn + 2 * math.pi * i / count for i in range(count)]
     spots = [(width / 2 + reach_x * math.cos(t), height / 2 + reach_y * math.sin(t)) for t in angles]
-    order = rng.permutation(count)
-    following = {int(order[i]): int(order[(i + 1) % count]) for i in range(count)}
+    order = [int(place) for place in rng.permutation(count)]
     side = 14.0
-    for start, end in following.items():
+    for start, end in zip(order, order[1:] + order[:1], strict=True):
         _arrow(canvas, spots[start], spots[end], side)
     for (x, y), letter in zip(spots, letters, strict=True):
         canvas.fill((x - side, y - side, x + side, y + side), canvas.look.panel)
         canvas.frame((x - side, y - side, x + side, y + side), colour=canvas.look.ink)
         canvas.write(letter, x, y + 6, em=17, align=0.5)
-    steps = canvas.between(3, min(6, count - 1))
-    place, path = int(order[0]), [letters[int(order[0])]]
-    for _ in range(steps):
-        place = following[place]
-        path.append(letters[place])
+    return canvas, [letters[place] for place in order]
+
+
+def _arrows(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """Where do so many steps along the arrows lead?"""
+    canvas, letters = _arrow_sheet(maker, rng, width, height)
+    language = draw_language(rng)
+    path = letters[: canvas.between(3, min(6, len(letters) - 1)) + 1]
     trace = "\n".join(f"{i}: {a} -> {b}" for i, (a, b) in enumerate(zip(path, path[1:], strict=False), 1))
-    question = wording(rng, THINK, "arrows", language).format(path[0], steps)
+    question = wording(rng, THINK, "arrows", language).format(path[0], len(path) - 1)
     return _document("think_arrows", maker, rng, [canvas.sheet], question, path[-1], trace, language, path=path)
 
 
-def _arrow(canvas: object, start: tuple[float, float], end: tuple[float, float], side: float) -> None:
+_ONE_ARROW = (
+    ("Where does the arrow from {0} point?", "Which box does the arrow from {0} lead to?",
+     "Follow the arrow out of {0}.",
+     "Which letter comes right after {0}?", "{0} points to which box?", "Next box after {0}?"),
+    ("{0}的箭头指向哪里？", "从{0}出发的箭头到哪个方框？", "{0}的下一个方框是什么？", "{0}指向哪个字母？"),
+)  # fmt: skip
+
+
+def _single_arrows(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
+    """A row of questions about single arrows: what the steps of `_arrows` are made of."""
+    canvas, letters = _arrow_sheet(maker, rng, width, height)
+    language = draw_language(rng)
+    turns: list[Turn] = []
+    for place in rng.permutation(len(letters))[: canvas.between(3, 6)].tolist():
+        texts = _ONE_ARROW[language]
+        question = texts[int(rng.integers(len(texts)))].format(letters[place])
+        turns.append(Turn(question, letters[(place + 1) % len(letters)], 0 if turns else 1))
+    return Document("think_single_arrows", [canvas.sheet], turns, language, meta={"path": letters})
+
+
+def _arrow(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], side: float) -> None:
     length = math.dist(start, end)
     dx, dy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
     gap = side / max(abs(dx), abs(dy)) + 2
     a = (start[0] + dx * gap, start[1] + dy * gap)
     b = (end[0] - dx * gap, end[1] - dy * gap)
-    ink = canvas.look.accent  # type: ignore[attr-defined]
-    canvas.mark(LINE, *a, b[0] - 6 * dx, b[1] - 6 * dy, 2.0, colour=ink)  # type: ignore[attr-defined]
+    ink = canvas.look.accent
+    canvas.mark(LINE, *a, b[0] - 6 * dx, b[1] - 6 * dy, 2.0, colour=ink)
     base = (b[0] - 10 * dx, b[1] - 10 * dy)
     corners = (*b, base[0] - 5 * dy, base[1] + 5 * dx, base[0] + 5 * dy, base[1] - 5 * dx)
-    canvas.mark(TRIANGLE, *corners, colour=ink)  # type: ignore[attr-defined]
+    canvas.mark(TRIANGLE, *corners, colour=ink)
 
 
 def _two_dates(rng: np.random.Generator) -> tuple[datetime.date, datetime.date]:
@@ -239,11 +260,11 @@ def _days_between(maker: Maker, rng: np.random.Generator, width: int, height: in
 Task = Callable[["Maker", np.random.Generator, int, int], Document]
 TASKS: dict[str, Task] = {
     "think_receipt_sum": _receipt_sum, "think_table_count": _table_count, "think_chart_difference": _chart_difference,
-    "think_arrows": _arrows, "think_days_on_sheet": _days_on_sheet,
+    "think_arrows": _arrows, "think_single_arrows": _single_arrows, "think_days_on_sheet": _days_on_sheet,
 }  # fmt: skip
 WEIGHTS: dict[str, float] = {
-    "think_receipt_sum": 2.0, "think_table_count": 1.0, "think_chart_difference": 1.2, "think_arrows": 1.0,
-    "think_days_on_sheet": 0.7,
+    "think_receipt_sum": 2.0, "think_table_count": 1.0, "think_chart_difference": 1.3, "think_arrows": 1.6,
+    "think_single_arrows": 1.2, "think_days_on_sheet": 0.8,
 }  # fmt: skip
 TEXT_TASKS: dict[str, Task] = {
     "think_sum_text": _sum_text, "think_change_text": _change_text, "think_days_between": _days_between,
