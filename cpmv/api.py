@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .engine.ahead import MediaAhead
 from .engine.engine import Engine
 from .engine.generate import generate, is_reference
 from .engine.output import Output, Piece
@@ -136,6 +137,7 @@ class Model:
             max_slice_nums=max_slice_nums,
             system_prompt=system_prompt,
             progress=progress,
+            on_group=self._ahead(),
         )
         output = self.generate(
             inputs, _sampling(params or self.default_params, greedy, sampling), thinking=enable_thinking
@@ -172,6 +174,7 @@ class Model:
             system_prompt=system_prompt,
             tools=tools,
             progress=progress,
+            on_group=self._ahead(),
         )
         return self._stream(inputs, chosen, enable_thinking)
 
@@ -239,6 +242,7 @@ class Model:
                 temporal_ids=ids,
                 system_prompt=system_prompt,
                 max_inp_length=max_inp_length,
+                on_group=None if is_reference(compat) or params.num_beams > 1 else self._ahead(),
             )
             for conversation, ids in zip(conversations, per_row, strict=True)
         ]
@@ -298,6 +302,10 @@ class Model:
                 tokens = max(num_tokens, min(wanted, affordable))
                 self._engine = Engine(self.network, self.tokenizer, cache_bytes=(tokens + 16) * per_token)
             return self._engine
+
+    def _ahead(self) -> MediaAhead | None:
+        """What encodes a prompt's first pictures while its last are decoded; a CPU does both, one after the other."""
+        return None if self.device.type == "cpu" else MediaAhead(lambda: self.engine)
 
     def _tokens_of(self, inputs: ModelInputs, params: SamplingParams) -> int:
         """The most tokens that a request can come to."""

@@ -17,7 +17,7 @@ from .markup import Guard, PromptBuilder, mark_answers, media_marker, place_bloc
 from .messages import Image, Message, Text, check_json, parse_messages
 from .template import render_chat
 from .text import END_OF_TURN, Tokenizer
-from .visuals import Visuals, read_temporal_ids
+from .visuals import Group, Visuals, read_temporal_ids
 
 
 class Processor:
@@ -47,6 +47,7 @@ class Processor:
         fps: float | None = None,
         packing: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        on_group: Callable[[Group], None] | None = None,
         supervised: bool = False,
     ) -> ModelInputs:
         """Process one conversation.
@@ -55,7 +56,8 @@ class Processor:
         use_image_id: None takes the checkpoint's. temporal_ids: groups covering all images, in order, in units of
         0.1 s. fps, packing: for videos that do not say; progress(frames done, frames in all) while they are decoded.
         Image ids count images and pages, not the frames of `Video` parts. max_inp_length: most tokens allowed, besides
-        the model's own context.
+        the model's own context. on_group: called with each group of slices when its pixels are there, in order, while
+        later frames of a video are still being decoded.
 
         supervised: also return labels, the assistant's words and end markers; a conversation that ends with the
         assistant then gets no generation prompt. What the prompt would already contain is not learnt: "<think>\\n" with
@@ -78,7 +80,7 @@ class Processor:
             packing=packing,
             progress=progress,
         )
-        loaded = visuals.load()
+        loaded = visuals.load(on_group)
         return ModelInputs(
             input_ids=torch.tensor(prompt.ids, dtype=torch.int64),
             image_bounds=torch.tensor(prompt.bounds, dtype=torch.int64).reshape(-1, 2),
