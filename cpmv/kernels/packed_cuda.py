@@ -131,6 +131,11 @@ def tiles_shared(fmt: str, token_tiles: int) -> int:
     return _STAGES * 8 * token_tiles * row * 2 + (_LUT_BYTES if fmt == "nf4" else 0)
 
 
+def token_tiles(rows: int) -> int:
+    """Groups of 8 rows of x that a kernel is compiled for."""
+    return 1 if rows <= 8 else 2 if rows <= 16 else 4
+
+
 def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
     small = Choice("gemv", depth=3 if fmt in ("q8_0", "q4_k", "q6_k") else 4)
@@ -226,15 +231,15 @@ def _launch(
         found = _kernel("gemv", weight.format, weight.group, x.dtype, choice)
         found.launch((-(-items // each), 1), choice.warps * 32, shared, a, early)
         return
-    token_tiles = 1 if len(x) <= 8 else 2 if len(x) <= 16 else 4
+    width = token_tiles(len(x))
     items = weight.tiles // 2 if gated else -(-weight.tiles // choice.row_tiles)
-    found = _kernel("tiles", weight.format, weight.group, x.dtype, choice, token_tiles)
+    found = _kernel("tiles", weight.format, weight.group, x.dtype, choice, width)
     a.splits = choice.splits
     if choice.splits > 1:
-        partial = torch.empty(choice.splits * items * choice.row_tiles * token_tiles * 128, device=x.device)
+        partial = torch.empty(choice.splits * items * choice.row_tiles * width * 128, device=x.device)
         a.partial = partial.data_ptr()
     grid = (-(-items // choice.warps), choice.splits)
-    found.launch(grid, choice.warps * 32, tiles_shared(weight.format, token_tiles), a, early)
+    found.launch(grid, choice.warps * 32, tiles_shared(weight.format, width), a, early)
 
 
 def _normalised(x: Tensor, norm: tuple[Tensor, float], early: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """The quantised formats in the streaming layout: what is packed, and what the codes stand for.
 
 Scales keep the files' own numbers to the bit, with one exception: NF4's are float32 products there and float16 here
-(relative rounding 2^-12 at most, against 2^-9 of a bfloat16 weight). What a file stored can be had back (`weights/
+(off by 2^-11 at most; a bfloat16 weight is by 2^-8). What a file stored can be had back (`weights/
 kernels.py`), from `numbers` of each class.
 """
 
