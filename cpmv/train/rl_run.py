@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,7 @@ class _Run:
                 made.append((index, prompts.make(index, False)))
             except CpmvError:
                 continue  # it is named and left out when its turn comes
-        with _progress(self._report, "reading references") as progress:
+        with nullcontext() if self._report is None else self._report("reading references") as progress:
             values = self.judge.baselines([prompt for _, prompt in made], progress=progress)
         prompts.baselines = {index: value for (index, _), value in zip(made, values, strict=True)}
         if self.world.is_main:
@@ -443,17 +444,3 @@ def _either(recomputed: Callable[..., Any], plain: Callable[..., Any]) -> Callab
 
 def _storage(parameter: nn.Parameter) -> int:
     return parameter.untyped_storage().data_ptr()
-
-
-class _Silent:
-    """No progress to show."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *ended: object) -> None:
-        return None
-
-
-def _progress(report: ProgressReport | None, label: str) -> Any:
-    return _Silent() if report is None else report(label)
