@@ -1,6 +1,7 @@
 """Sample 540 frames of a ten-minute 720p clip and cut them into patches: time, frames a second, peak memory.
 
-    python benchmarks/video_decode.py [--clip FILE] [--preset ultrafast] [--keyint 250] [--repeats 3]
+    python benchmarks/video_decode.py [--clip FILE] [--size 1280 720] [--preset ultrafast]
+                                       [--keyint 250] [--repeats 3]
 
 Without --clip, a synthetic H.264 clip is encoded once and kept in the temporary folder. Each way runs in a fresh
 process: ours (with and without the patches), plain sequential decoding of every frame with PyAV, and OpenCV and
@@ -22,47 +23,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 30, 600
+FPS, SECONDS = 30, 600
 MEMORY_LIMIT_GB = 1.5
-PATCH_SIZE = 14
-
-
-def make_clip(path: Path, preset: str, keyint: int) -> None:
-    """Encode a window that wanders over a textured plane: every pixel moves, and residuals are never empty."""
-    import av
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    margin = 256
-    coarse = rng.integers(0, 255, ((HEIGHT + margin) // 16 + 1, (WIDTH + margin) // 16 + 1), dtype=np.uint8)
-    plane = np.kron(coarse, np.ones((16, 16), np.uint8))[: HEIGHT + margin, : WIDTH + margin]
-    plane = (plane // 2 + rng.integers(0, 24, plane.shape, dtype=np.uint8)).astype(np.uint8)
-    chroma = np.full((HEIGHT // 2, WIDTH), 128, np.uint8)
-    encoder = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    unfinished = path.with_suffix(".part.mp4")
-    with av.open(str(unfinished), "w") as container:
-        options = {"preset": preset, "g": str(keyint)} if encoder == "libx264" else {"g": str(keyint)}
-        stream: Any = container.add_stream(encoder, rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for i in range(FPS * SECONDS):
-            x = int(margin / 2 * (1 + np.sin(i / 97)))
-            y = int(margin / 2 * (1 + np.cos(i / 61)))
-            pixels = np.concatenate([plane[y : y + HEIGHT, x : x + WIDTH], chroma])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="yuv420p")))
-        container.mux(stream.encode())
-    unfinished.rename(path)
 
 
 def ours_with_patches(clip: str) -> int:
-    from cpmv.inputs.image import patchify, slice_image
-    from cpmv.inputs.video import sample_video
+    from cpmv.inputs.messages import Video
+    from cpmv.inputs.visuals import Visuals
+    from cpmv.model.config import ImageConfig
 
-    sampled = sample_video(clip)
-    kept = [patchify(slice_image(frame, 1, patch_size=PATCH_SIZE), PATCH_SIZE)[0] for frame in sampled.frames()]
-    assert sum(len(group) for group in sampled.temporal_ids) == len(kept)
-    return len(kept)
+    visuals = Visuals(ImageConfig(), limit=(1 << 20, "the benchmark"))
+    visuals.add(Video(clip))
+    return len(visuals.load().tgt_sizes)
+
+
+def ours_in_one_thread(clip: str) -> int:
+    """The same, decoding included, in the caller's thread alone."""
+    from cpmv.inputs.messages import Video as Part
+    from cpmv.inputs.video import Video
+    from cpmv.inputs.visuals import Visuals
+    from cpmv.model.config import ImageConfig
+
+    visuals = Visuals(ImageConfig(), limit=(1 << 20, "the benchmark"))
+    visuals.add(Part(Video(clip, num_threads=1)))
+    return len(visuals.load().tgt_sizes)
 
 
 def ours_frames_only(clip: str) -> int:
@@ -110,6 +95,7 @@ def _indices(num_frames: int, fps: float) -> list[int]:
 
 WAYS: dict[str, tuple[str, Callable[[str], int], str | None]] = {
     "ours": ("cpmv: 540 frames to patches, torch imported", ours_with_patches, None),
+    "ours_one": ("cpmv: the same in one thread", ours_in_one_thread, None),
     "ours_frames": ("cpmv: 540 frames as RGB", ours_frames_only, None),
     "sequential": ("PyAV: every frame, none converted", sequential, None),
     "opencv": ("OpenCV: grab all, convert 540", opencv, "cv2"),
@@ -175,20 +161,25 @@ def report(clip: Path, repeats: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", type=Path, help="a ten-minute 1280x720 clip at 30 frames a second")
+    parser.add_argument("--clip", type=Path, help="a ten-minute clip at 30 frames a second")
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 720), help="of the clip that is made")
     parser.add_argument("--preset", default="ultrafast", help="of x264, for the clip that is made")
     parser.add_argument("--keyint", type=int, default=250, help="frames between keyframes of the clip that is made")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    clip = args.clip or Path(tempfile.gettempdir()) / f"cpmv-720p-{args.preset}-{args.keyint}.mp4"
+    clip = args.clip or Path(tempfile.gettempdir()) / f"cpmv-{args.size[1]}p-{args.preset}-{args.keyint}.mp4"
     if args.measure:
         return measure(args.measure, str(clip))
     if args.make:
-        return make_clip(clip, args.preset, args.keyint)
+        from cpmv.bench.clip import make_clip
+
+        return make_clip(clip, *args.size, SECONDS, FPS, args.preset, args.keyint)
     if not clip.exists():
-        in_fresh_process("--make", "--clip", str(clip), "--preset", args.preset, "--keyint", str(args.keyint))
+        size = [str(side) for side in args.size]
+        options = ["--preset", args.preset, "--keyint", str(args.keyint), "--size", *size]
+        in_fresh_process("--make", "--clip", str(clip), *options)
     print(
         f"{clip.name}, {clip.stat().st_size / 1e6:.0f} MB; Python {platform.python_version()}, {os.cpu_count()} cores"
     )

@@ -98,6 +98,8 @@ def _cells(row: Row, has_peers: bool, has_bars: bool) -> list[str]:
     ]
     if row.get("busy") is not None:
         cells[2] += f", GPU busy {row['busy']:.0%}"
+    if "prepared_ms" in row:
+        cells[2] += f", prompt complete after {number(row['prepared_ms'])} ms"
     if has_peers:
         peers = row.get("peers", {})
         cells.append(

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -139,7 +140,10 @@ def _measure(workload: Workload, bench: Bench, plan: Plan, peers: list[Peer], re
         limit = workload.limit_s()
         ours = spreads.pop("")
         share = busy.share if slow and not spreads else None
-        row = make_row(workload.key, workload.label, workload.what, workload.per_unit, ours, limit, spreads, busy=share)
+        prepared = getattr(workload, "prepared", None)
+        more = {"busy": share, "prepared_ms": round(1e3 * statistics.median(prepared), 1) if prepared else None}
+        what, per_unit = workload.what, workload.per_unit
+        row = make_row(workload.key, workload.label, what, per_unit, ours, limit, spreads, **more)
         result["rows"].append(row)
     except Exception as error:  # the other lines are still worth having
         log.exception("%s failed", workload.label)

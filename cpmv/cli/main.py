@@ -32,6 +32,7 @@ VERBS = {
     "train": ("cpmv.cli.train", "train a model from random weights, stage by stage"),
     "data": ("cpmv.cli.data", "check training data of your own before it is used"),
     "merge": ("cpmv.cli.merge", "write a checkpoint with an adapter merged into it"),
+    "bench": ("cpmv.cli.bench", "measure speed on this machine beside its limits, and beside other programs"),
     "eval": ("cpmv.cli.eval", "score a model on pictures and clips with known answers"),
 }
 
