@@ -83,7 +83,7 @@ def evaluate(model: str | None, sets: Path, args: argparse.Namespace) -> dict[st
     from cpmv.evals.scoring import exact
     from cpmv.evals.tasks import SETS, TASKS
     from cpmv.inputs.processor import Processor
-    from cpmv.train.rl_run import unpack
+    from cpmv.train.rl_policy import unpack
     from cpmv.train.rollouts import Prompt, Sampler
     from cpmv.weights import checkpoint, hub
 

@@ -12,21 +12,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ..errors import CpmvError
 from ..inputs.processor import Processor
 from ..model.adapter import save_adapter
-from ..model.layers import Linear
-from ..model.minicpmv import MiniCPMV
 from ..weights import checkpoint
 from ..weights.hub import resolve
-from ..weights.packed import PackedLinear
 from .distributed import World, join
 from .finetune import ADAPTER, MODEL, PROBLEMS, choose_parts
 from .finetune_config import MODULES
@@ -35,13 +32,13 @@ from .loop import Loop
 from .metrics import Log
 from .mixture import Mixture
 from .optim import Optimizer
-from .recompute import blocks_of, recompute_blocks
 from .reward_mix import Judge, RewardModel, load_reward_model
 from .rewards import PROBABILITY, rule_reward, split_response
 from .rl import PolicyObjective
 from .rl_batch import MODES, Batches, Plan, State, show
 from .rl_config import RLConfig
 from .rl_loss import StdFilter
+from .rl_policy import recompute_in_updates, unpack
 from .rl_prompts import DrawnPrompts, Prompts, RecordPrompts, drop_unusable, load_atlas
 from .rollouts import Group, Prompt, Sampler
 from .state import Progress, find_states, load_state
@@ -135,24 +132,7 @@ class _Run:
         self.generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + world.rank)
         self.progress = self._restore()
         world.broadcast(self.optimizer.params)
-        self.judge = Judge(
-            self.model,
-            self.tokenizer,
-            weights=config.rewards,
-            reward_model=reward_model,
-            row_tokens=self.row_tokens,
-            autocast=self.autocast,
-        )
-        # The engine comes after the optimiser, which moves what learns into its own memory.
-        self.sampler = Sampler(
-            self.model,
-            self.tokenizer,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            rows=config.rows,
-            cache_bytes=None if config.cache_gb is None else int(config.cache_gb * 1e9),
-        )
-        self.check_storage()
+        self.judge, self.sampler = self._judge(reward_model), self._sampler()
         self.held_out = self._held_out()
         self.logger = Log(out, quiet=not world.is_main, tensorboard=config.tensorboard, step=self.progress.step)
         self.objective = self._objective()
@@ -219,11 +199,31 @@ class _Run:
             return load_state(self.out / "state", self.optimizer, self.generator, world.rank, world.size)
         return Progress()
 
-    def check_storage(self) -> None:
-        """Assert that building the engine left what learns where the optimiser writes it."""
-        flat = self.optimizer.params.untyped_storage().data_ptr()
+    def _judge(self, reward_model: RewardModel | None) -> Judge:
+        return Judge(
+            self.model,
+            self.tokenizer,
+            weights=self.config.rewards,
+            reward_model=reward_model,
+            row_tokens=self.row_tokens,
+            autocast=self.autocast,
+        )
+
+    def _sampler(self) -> Sampler:
+        """The engine, after the optimiser, which has moved what learns into its own memory; there it must stay."""
+        config = self.config
+        sampler = Sampler(
+            self.model,
+            self.tokenizer,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            rows=config.rows,
+            cache_bytes=None if config.cache_gb is None else int(config.cache_gb * 1e9),
+        )
+        flat = _storage(self.optimizer.params)
         moved = [n for n, p in self.model.named_parameters() if p.requires_grad and _storage(p) != flat]
         assert not moved, f"the engine moved {len(moved)} parameters away from the optimiser, as {moved[0]}"
+        return sampler
 
     def _held_out(self) -> list[Prompt]:
         """The evaluation prompts, each in both modes."""
@@ -413,34 +413,5 @@ def check_folder(out: Path, config: RLConfig, resume: bool) -> None:
         )
 
 
-@torch.no_grad()
-def unpack(model: MiniCPMV) -> None:
-    """Hold quantised linears as plain float32 ones, in place, so that they learn whole; the configuration says so."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PackedLinear):
-            plain = Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-            plain.weight = nn.Parameter(module.dequantize(torch.float32).contiguous())
-            plain.register_parameter("bias", module.bias)
-            model.set_submodule(name, plain)
-    hf = {key: value for key, value in model.config.hf.items() if key != "quantization_config"}
-    model.config = replace(model.config, hf=hf, quantization=None)
-
-
-def recompute_in_updates(model: MiniCPMV) -> None:
-    """Let blocks recompute their activations where gradients are wanted. The engine's passes stay as they are: saving
-    the state of generators, as recomputing does, cannot be recorded in a CUDA graph."""
-    plain = [block.forward for block in blocks_of(model)]
-    recompute_blocks(model)
-    for block, forward in zip(blocks_of(model), plain, strict=True):
-        block.forward = _either(block.forward, forward)
-
-
-def _either(recomputed: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (recomputed if torch.is_grad_enabled() else plain)(*args, **kwargs)
-
-    return forward
-
-
-def _storage(parameter: nn.Parameter) -> int:
-    return parameter.untyped_storage().data_ptr()
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
