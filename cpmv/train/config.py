@@ -389,7 +389,7 @@ def tiny_j3() -> TrainConfig:
         corrupted_singles=13,
         corrupted_pages=3,
         single_glyphs=(56, 8, 2),
-        page_glyphs=(170, 70, 10),
+        page_glyphs=(130, 150, 12),
         frame_glyphs=(2, 2, 2),
         single_kinds={
             "scene": 4.4,
@@ -403,8 +403,8 @@ def tiny_j3() -> TrainConfig:
             "page": 0.8,
         },
         page_kinds={**_PAGES, "page": 9.0, "think": 0.4},
-        clip_kinds={"clip": 1.0, "think_clip": 0.06},
-        text_kinds={"text": 1.0, "think_text": 1.0},
+        clip_kinds={"clip": 1.0, "think_clip": 0.1},
+        text_kinds={"text": 1.3, "think_text": 1.0},
     )
     return TrainConfig(
         model=model,

@@ -209,10 +209,11 @@ def _swaps(stage: Stage) -> Document:
     names = [place_word(name, stage.language) for name in ("left", "center", "right")]
     opening, swap = _THINK[stage.language]
     lines = [f"{opening}: {names[ball]}"]
+    moving = stage.between(3, 4)  # frames of a swap
     for _ in range(stage.between(2, 3)):
         a, b = (int(i) for i in stage.rng.permutation(3)[:2])
-        for step in range(1, 5):
-            share = step / 4
+        for step in range(1, moving + 1):
+            share = step / moving
             xs, lift = [slots[s] for s in cups], [0.0] * 3
             xs[a] += (slots[cups[b]] - slots[cups[a]]) * share
             xs[b] += (slots[cups[a]] - slots[cups[b]]) * share

@@ -409,6 +409,8 @@ def compose(maker: Maker, rng: np.random.Generator, width: int, height: int, sty
             framed: int = -1, **options: float) -> Page:  # fmt: skip
     """Compose a page. whole: keep the text short enough to be the answer. framed: index of a block to frame."""
     canvas = maker.canvas(rng, width, height)
+    if width * height > _PAGE_AREA and canvas.chance(0.6):  # print as large as on pages that fill their sheet
+        canvas.em = max(canvas.em, canvas.least_em + (canvas.uniform(13.0, 21.0) - canvas.least_em) * canvas.ease)
     draw = canvas.rng.random()
     tongue = "zh" if canvas.han else "en" if draw < 0.8 else "de" if draw < 0.9 else "es"
     limit = min(canvas.limits.glyphs, canvas.limits.answer) if whole else canvas.limits.glyphs - 8

@@ -27,8 +27,8 @@ _PROSE = ("article", "article", "article", "sections", "list", "notice", "glossa
 
 
 def _read(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
-    """All of a page: half of them lines of anything, else as `_read_prose`."""
-    style = "lines" if rng.random() < 0.5 else _PROSE[int(rng.integers(len(_PROSE)))]
+    """All of a page: most of them lines of anything, else as `_read_prose`."""
+    style = "lines" if rng.random() < 0.6 else _PROSE[int(rng.integers(len(_PROSE)))]
     page = compose(maker, rng, width, height, style, whole=True)
     return _document("page_read", page, "\n".join(page.lines), maker.language(page.canvas))
 

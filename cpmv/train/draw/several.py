@@ -164,6 +164,12 @@ def _altered(lines: list[str], maker: Maker, rng: np.random.Generator, han: bool
     """The lines with one word or one character changed."""
     lines = list(lines)
     index = int(rng.integers(len(lines)))
+    line = lines[index]
+    places = [i for i in range(len(line) - 1) if line[i] != line[i + 1] and " " not in line[i : i + 2]]
+    if places and rng.random() < 0.35:  # two neighbours change places
+        place = places[int(rng.integers(len(places)))]
+        lines[index] = line[:place] + line[place + 1] + line[place] + line[place + 2 :]
+        return lines
     if han or rng.random() < 0.5:
         fresh = _lines(maker, rng, han)[0]
         lines[index] = fresh if fresh != lines[index] else fresh[::-1] + lines[index][:1]
@@ -260,10 +266,13 @@ def _article_fixed(question: str, word: str) -> str:
 def _how_many_show(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Document:
     language = draw_language(rng)
     scenes = _scenes(maker, rng, width, height, int(rng.integers(2, 5)))
-    by_shape = bool(rng.random() < 0.7)
+    by_shape = bool(rng.random() < 0.4)
     chosen = scenes[int(rng.integers(len(scenes)))].figures[0]
     shape = chosen.shape if rng.random() < 0.85 else str(rng.choice(SHAPE_NAMES))
     pair = chosen.pair
+    for scene in scenes if not by_shape else []:  # the same figure in about half of them
+        if rng.random() < 0.45 and pair[0] in visible_colours(scene.paper):
+            scene.figures[0] = replace(scene.figures[0], colour=pair[0], shape=pair[1])
     count = sum(any(f.shape == shape if by_shape else f.pair == pair for f in s.figures) for s in scenes)
     word = shape_word(shape, language) if by_shape else pair_word(pair, language)
     question = wording(rng, SEVERAL, "how_many_show", language).format(word)

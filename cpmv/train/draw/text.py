@@ -1,7 +1,8 @@
 """Pictures of text: one to several lines in one face, with what they say.
 
 Lines come from the word bank; the size is drawn below the largest that fits, then place, alignment, line gap, tracking,
-narrower or slanted glyphs that no face has, a small rotation, paper, colours, blur and noise. The answer is the lines joined by newlines, one token a character.
+narrower or slanted glyphs that no face has, a small rotation, paper, colours, blur and noise. The answer is the lines
+joined by newlines, one token a character.
 """
 
 from __future__ import annotations
