@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import CpmvError
 from ..model.lora import LoraConfig
+from .finetune import ADAPTER, MODEL
 from .finetune_config import PARTS, FinetuneConfig
 from .reward_mix import Weights
 from .samples import Reading
+from .state import find_states
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,25 @@ class RLConfig(FinetuneConfig):
     def num_deep(self) -> int:
         """Prompts of a batch in deep mode."""
         return round(self.batch_size * self.deep_share)
+
+
+def check_folder(out: Path, config: RLConfig, resume: bool) -> None:
+    """Raise CpmvError when a run would overwrite another, or resume one that was begun otherwise."""
+    states, settings = find_states(out / "state"), out / "run.json"
+    if not resume:
+        if states or (out / ADAPTER).exists() or (out / MODEL).exists():
+            raise CpmvError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
+        return
+    if not states or not settings.is_file():
+        raise CpmvError(f"{out} holds no state to resume from; leave --resume out to start anew")
+    before, now = json.loads(settings.read_text()), json.loads(json.dumps(config.to_json()))
+    ours = {"log_every", "save_every_s", "evaluate_every_s", "tensorboard", "show"}
+    changed = [name for name in now if name not in ours and before.get(name) != now[name]]
+    if changed:
+        raise CpmvError(
+            f"{out} was begun with {changed[0]} = {before.get(changed[0])!r}, now it is {now[changed[0]]!r}; "
+            "resume with the same settings, or give another --out"
+        )
 
 
 def full() -> dict[str, Any]:

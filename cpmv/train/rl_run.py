@@ -36,7 +36,7 @@ from .reward_mix import Judge, RewardModel, load_reward_model
 from .rewards import PROBABILITY, rule_reward, split_response
 from .rl import PolicyObjective
 from .rl_batch import MODES, Batches, Plan, State, show
-from .rl_config import RLConfig
+from .rl_config import RLConfig, check_folder
 from .rl_loss import StdFilter
 from .rl_policy import recompute_in_updates, unpack
 from .rl_prompts import DrawnPrompts, Prompts, RecordPrompts, drop_unusable, load_atlas
@@ -392,25 +392,6 @@ class _Run:
             whole = tuple(module for part in config.trained for module in MODULES[part])
             return save_adapter(self.model, folder, base_model=config.model or "", full=whole)
         return checkpoint.save(self.model, self.tokenizer, folder, overwrite=True)
-
-
-def check_folder(out: Path, config: RLConfig, resume: bool) -> None:
-    """Raise CpmvError when a run would overwrite another, or resume one that was begun otherwise."""
-    states, settings = find_states(out / "state"), out / "run.json"
-    if not resume:
-        if states or (out / ADAPTER).exists() or (out / MODEL).exists():
-            raise CpmvError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
-        return
-    if not states or not settings.is_file():
-        raise CpmvError(f"{out} holds no state to resume from; leave --resume out to start anew")
-    before, now = json.loads(settings.read_text()), json.loads(json.dumps(config.to_json()))
-    ours = {"log_every", "save_every_s", "evaluate_every_s", "tensorboard", "show"}
-    changed = [name for name in now if name not in ours and before.get(name) != now[name]]
-    if changed:
-        raise CpmvError(
-            f"{out} was begun with {changed[0]} = {before.get(changed[0])!r}, now it is {now[changed[0]]!r}; "
-            "resume with the same settings, or give another --out"
-        )
 
 
 def _storage(tensor: Tensor) -> int:
