@@ -20,7 +20,7 @@ from ..kernels import launch, linear
 from ..kernels.merge import merge_decoder
 from ..model.cache import PagedPool
 from ..model.language import DecoderLayer, LanguageModel
-from ..model.layers import Embedding, Linear, RMSNorm
+from ..model.layers import Embedding, Linear, RMSNorm, clamp_half
 from ..weights.packed import PackedLinear
 
 log = logging.getLogger("cpmv")
@@ -28,6 +28,23 @@ log = logging.getLogger("cpmv")
 
 class Unsupported(Exception):
     """Why a decoder cannot be fused."""
+
+
+class Apart:
+    """Weights that are multiplied one after the other, because their formats differ."""
+
+    def __init__(self, weights: list[Any]) -> None:
+        self._weights = weights
+
+    def multiply(self, x: Tensor, *, norm: Any, residual: Tensor | None, gated: bool, bias: Tensor | None) -> Tensor:
+        """As `linear.multiply`; what is done to the whole is done to the whole."""
+        out = torch.cat([linear.multiply(x, weight, norm=norm) for weight in self._weights], dim=1)
+        if bias is not None:
+            out += bias
+        if gated:
+            gate, up = out.chunk(2, dim=1)
+            out = nn.functional.silu(gate) * up
+        return out if residual is None else residual.copy_(clamp_half(residual + out))
 
 
 @dataclass(frozen=True)
@@ -62,13 +79,17 @@ class FusedDecoder:
             )
         self._pool, self._config = pool, config
         self._table = decoder.model.embed_tokens
-        if type(self._table) is not Embedding or self._table.weight.dtype != self.dtype:
-            raise Unsupported("the embedding table is quantised or of another dtype")
+        self._is_dense = type(self._table) is Embedding and self._table.weight.dtype == self.dtype
         merge_decoder(decoder)
         self._layers = [_fuse(layer, self.dtype) for layer in _layers(decoder)]
         self._norm = _norm(decoder.model.norm)
         head: nn.Module = self._table if config.tie_word_embeddings else decoder.lm_head
-        self._head, self._head_bias = _weight(head, self.dtype)
+        self._decoder = decoder
+        try:
+            self._head, self._head_bias = _weight(head, self.dtype)
+        except Unsupported as reason:
+            log.info("the head uses plain torch: %s", reason)
+            self._head = None
         self._rotary = _rotary(decoder, self.device, self.dtype)
         self._processors = (
             torch.cuda.get_device_properties(self.device).multi_processor_count if self.device.type == "cuda" else 1
@@ -86,15 +107,25 @@ class FusedDecoder:
         paging = paged.Paging(position, table)
         max_keys = table.shape[1] * self._pool.keys[0].shape[1]
         split = config or paged.choose_split(ids.shape[0], c.num_key_value_heads, max_keys, self._processors)
-        x = linear.embed(ids, likeliest, self._table.weight, c.scale_emb)
+        x = self._embed(ids, likeliest)
         for layer, keys, values in zip(self._layers, self._pool.keys, self._pool.values, strict=True):
             qkv = linear.multiply(x, layer.qkv, norm=layer.norm, bias=layer.qkv_bias)
             attended = paged.decode_attention(qkv, (keys, values), paging, layer.heads, self._rotary, split)
             linear.multiply(attended, layer.output, residual=x, bias=layer.output_bias)
             inner = linear.multiply(x, layer.gate_up, norm=layer.mlp_norm, gated=True)
             linear.multiply(inner, layer.down, residual=x)
-        linear.multiply(x, self._head, norm=self._norm, bias=self._head_bias, out=logits)
+        if self._head is None:
+            logits.copy_(self._decoder.head(self._decoder.model.norm(x)))
+        else:
+            linear.multiply(x, self._head, norm=self._norm, bias=self._head_bias, out=logits)
         linear.argmax(logits, likeliest)
+
+    def _embed(self, ids: Tensor, chosen: Tensor) -> Tensor:
+        scale = self._config.scale_emb
+        if self._is_dense:
+            return linear.embed(ids, chosen, self._table.weight, scale)
+        x = self._table.rows(torch.where(ids < 0, chosen, ids), self.dtype)
+        return x if scale == 1.0 else x * scale
 
 
 def fuse(decoder: LanguageModel, pool: PagedPool) -> FusedDecoder | None:
@@ -170,7 +201,7 @@ def _joined(modules: list[Any], whole: Tensor | None, dtype: torch.dtype) -> tup
     if all(isinstance(weight, Tensor) for weight in weights):
         return torch.cat(weights), bias  # they have biases, which keeps them from being views of one
     if any(isinstance(weight, Tensor) or type(weight) is not type(weights[0]) for weight in weights):
-        raise Unsupported("layers that are multiplied together are stored in different formats")
+        return Apart(weights), bias
     return type(weights[0]).cat(weights), bias
 
 
