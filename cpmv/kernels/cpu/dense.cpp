@@ -7,15 +7,7 @@
 namespace cpmv {
 namespace {
 
-inline vf bf16_to_floats(const uint16_t* from) {
-  return (vf)(__builtin_convertvector(load<vh>(from), vu) << 16);
-}
-
-inline float sum_of(vf v) {
-  float out = 0;
-  for (int i = 0; i < kRows; ++i) out += v[i];
-  return out;
-}
+inline vf bf16_to_floats(const uint16_t* from) { return bits_as_floats(widen_words(from) << 16); }
 
 // Four rows of the weight at a time, so that as many streams come from memory.
 constexpr int kTogether = 4;
@@ -28,7 +20,7 @@ void rows_product(const uint16_t* weight, int64_t columns, const float* x, float
     for (int r = 0; r < kTogether; ++r) {
       const uint16_t* from = weight + r * columns + k;
       __builtin_prefetch(from + 1024);
-      const vf w = BF16 ? bf16_to_floats(from) : widen(from);
+      const vf w = BF16 ? bf16_to_floats(from) : halves_to_floats(from);
       for (int m = 0; m < M; ++m) sums[m][r] += w * load<vf>(x + m * columns + k);
     }
   }

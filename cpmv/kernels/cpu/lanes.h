@@ -37,17 +37,17 @@ inline Table make_table(const float* entries, int count) {
 }
 
 template <int SHIFT, int BITS, bool LOOKUP>
-inline Pair look_up(vu codes, const Table& table) {
+CPMV_INLINE Pair look_up(vu codes, const Table& table) {
   return _mm512_permutexvar_epi16(_mm512_srli_epi16((__m512i)codes, SHIFT), table.words);
 }
 
 template <int SHIFT, int BITS, bool LOOKUP>
-inline Floats look_up_floats(vu codes, const Table& table) {
+CPMV_INLINE Floats look_up_floats(vu codes, const Table& table) {
   return {(vf)_mm512_permutexvar_ps((__m512i)(codes >> SHIFT), table.floats),
           (vf)_mm512_permutexvar_ps((__m512i)(codes >> (16 + SHIFT)), table.floats)};
 }
 
-inline vf multiply_add(vf sum, Pair weights, const Input* x) {
+CPMV_INLINE vf multiply_add(vf sum, Pair weights, const Input* x) {
   return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(int(*x)));
 }
 
@@ -72,40 +72,21 @@ inline Table make_table(const float* entries, int count) {
   return out;
 }
 
-inline vf entries_of(vu codes, const Table& table) {
-#if defined(__AVX2__)
-  vf out;
-  const __m256 low = _mm256_loadu_ps(table.entries), high = _mm256_loadu_ps(table.entries + 8);
-  for (int half = 0; half < 2; ++half) {
-    __m256i index;
-    std::memcpy(&index, (const char*)&codes + 32 * half, 32);
-    const __m256 a = _mm256_permutevar8x32_ps(low, index), b = _mm256_permutevar8x32_ps(high, index);
-    const __m256 value = _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
-    std::memcpy((char*)&out + 32 * half, &value, 32);
-  }
-  return out;
-#else
-  vf out;
-  for (int i = 0; i < kRows; ++i) out[i] = table.entries[codes[i]];
-  return out;
-#endif
-}
-
 template <int SHIFT, int BITS, bool LOOKUP>
-inline Pair look_up(vu codes, const Table& table) {
+CPMV_INLINE Pair look_up(vu codes, const Table& table) {
   constexpr uint32_t mask = (1u << BITS) - 1;
   const vu even = codes >> SHIFT & mask, odd = codes >> (16 + SHIFT) & mask;
-  if constexpr (LOOKUP) return {entries_of(even, table), entries_of(odd, table)};
-  return {__builtin_convertvector((vi)(even ^ table.flip), vf) * table.factor + table.offset,
-          __builtin_convertvector((vi)(odd ^ table.flip), vf) * table.factor + table.offset};
+  if constexpr (LOOKUP) return {entries_of(even, table.entries), entries_of(odd, table.entries)};
+  return {to_floats(even ^ table.flip) * table.factor + table.offset,
+          to_floats(odd ^ table.flip) * table.factor + table.offset};
 }
 
 template <int SHIFT, int BITS, bool LOOKUP>
-inline Floats look_up_floats(vu codes, const Table& table) {
+CPMV_INLINE Floats look_up_floats(vu codes, const Table& table) {
   return look_up<SHIFT, BITS, LOOKUP>(codes, table);
 }
 
-inline vf multiply_add(vf sum, const Pair& weights, const Input* x) {
+CPMV_INLINE vf multiply_add(vf sum, const Pair& weights, const Input* x) {
   return sum + weights.even * x[0] + weights.odd * x[1];
 }
 
@@ -128,11 +109,11 @@ inline Tables tables_of(const Weight& w) {
 // What `visit` hands out: pairs ready to be multiplied, or float32.
 struct AsPairs {
   template <int SHIFT, int BITS, bool LOOKUP>
-  static inline Pair get(vu codes, const Table& table) { return look_up<SHIFT, BITS, LOOKUP>(codes, table); }
+  static CPMV_INLINE Pair get(vu codes, const Table& table) { return look_up<SHIFT, BITS, LOOKUP>(codes, table); }
 };
 struct AsFloats {
   template <int SHIFT, int BITS, bool LOOKUP>
-  static inline Floats get(vu codes, const Table& table) { return look_up_floats<SHIFT, BITS, LOOKUP>(codes, table); }
+  static CPMV_INLINE Floats get(vu codes, const Table& table) { return look_up_floats<SHIFT, BITS, LOOKUP>(codes, table); }
 };
 
 // Steps of `kStep` columns: `visit` calls take(pair of weights, number of the pair in the step, whether this is the
@@ -144,7 +125,7 @@ template <bool LOOKUP, class As>
 struct Columns<4, LOOKUP, As> {
   static constexpr int kStep = 8;
   template <class Take>
-  static inline void visit(const uint32_t* codes, const uint32_t*, const Tables& t, Take take) {
+  static CPMV_INLINE void visit(const uint32_t* codes, const uint32_t*, const Tables& t, Take take) {
     const vu c = load<vu>(codes);
     take(As::template get<0, 4, LOOKUP>(c, t.low), 0, false);
     take(As::template get<4, 4, LOOKUP>(c, t.low), 1, false);
@@ -157,7 +138,7 @@ template <bool LOOKUP, class As>
 struct Columns<8, LOOKUP, As> {
   static constexpr int kStep = 4;
   template <class Take>
-  static inline void visit(const uint32_t* codes, const uint32_t*, const Tables& t, Take take) {
+  static CPMV_INLINE void visit(const uint32_t* codes, const uint32_t*, const Tables& t, Take take) {
     const vu c = load<vu>(codes);
     take(As::template get<0, 4, false>(c, t.low), 0, false);
     take(As::template get<4, 4, false>(c, t.high), 0, true);
@@ -170,7 +151,7 @@ template <bool LOOKUP, class As>
 struct Columns<6, LOOKUP, As> {
   static constexpr int kStep = 16;
   template <class Take>
-  static inline void visit(const uint32_t* codes, const uint32_t* high, const Tables& t, Take take) {
+  static CPMV_INLINE void visit(const uint32_t* codes, const uint32_t* high, const Tables& t, Take take) {
     const vu a = load<vu>(codes), b = load<vu>(codes + kRows), h = load<vu>(high);
     take(As::template get<0, 4, false>(a, t.low), 0, false);
     take(As::template get<0, 2, false>(h, t.high), 0, true);
@@ -192,7 +173,7 @@ struct Columns<6, LOOKUP, As> {
 };
 
 // Words of codes, and of high codes, that hold `columns` columns of one row.
-inline int64_t code_words(int bits, int64_t columns) { return bits == 8 ? columns / 4 : columns / 8; }
-inline int64_t high_words(int bits, int64_t columns) { return bits == 6 ? columns / 16 : 0; }
+CPMV_INLINE int64_t code_words(int bits, int64_t columns) { return bits == 8 ? columns / 4 : columns / 8; }
+CPMV_INLINE int64_t high_words(int bits, int64_t columns) { return bits == 6 ? columns / 16 : 0; }
 
 }  // namespace cpmv

@@ -10,7 +10,7 @@ namespace {
 
 // Calls take(number of the pair, weights of 16 rows as float32) for columns [begin, end) of a tile.
 template <int BITS, int MODE, bool LOOKUP, class Take>
-inline void decode(const Weight& w, int64_t tile, const Tables& tables, int64_t begin, int64_t end, Take take) {
+void decode(const Weight& w, int64_t tile, const Tables& tables, int64_t begin, int64_t end, Take take) {
   typedef Columns<BITS, LOOKUP, AsFloats> Steps;
   const int64_t groups = w.columns / w.group;
   const uint32_t* codes = w.codes + (tile * code_words(BITS, w.columns) + code_words(BITS, begin)) * kRows;

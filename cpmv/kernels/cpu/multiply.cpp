@@ -7,10 +7,15 @@
 namespace cpmv {
 namespace {
 
-constexpr int kMost = 8;  // rows of inputs that meet a code while it is in a register
+// Rows of inputs that meet a code while it is in a register.
+#ifdef CPMV_BF16
+constexpr int kMost = 8;
+#else
+constexpr int kMost = 4;
+#endif
 
 // `count` rows of inputs side by side, [pairs, rows], and each row's sums over groups, [groups, rows]. There are
-// kernels for 1, 2, 4 and 8 rows; those beyond the inputs' are zero.
+// kernels for 1, 2, 4 and where registers allow it 8 rows; those beyond the inputs' are zero.
 struct Inputs {
   int64_t count;
   int rows;
@@ -100,7 +105,9 @@ void tile_products(int rows, const Weight& w, int64_t tile, const Tables& t, con
   if (rows == 1) return tile_product<BITS, MODE, LOOKUP, 1>(w, tile, t, in, out);
   if (rows == 2) return tile_product<BITS, MODE, LOOKUP, 2>(w, tile, t, in, out);
   if (rows == 4) return tile_product<BITS, MODE, LOOKUP, 4>(w, tile, t, in, out);
+#ifdef CPMV_BF16
   tile_product<BITS, MODE, LOOKUP, 8>(w, tile, t, in, out);
+#endif
 }
 
 void tile_products(int rows, const Weight& w, int64_t tile, const Tables& t, const Inputs& in, float* out) {

@@ -6,17 +6,9 @@
 // codes of 6 are one of 4 and one of 2 in a plane of its own.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace cpmv {
-
-constexpr int kRows = 16;  // rows of a tile
 
 // weight = scale * (table[code] + zero)                      kFlat, kZero: scale is float16
 // weight = outer * scale * code - outer_minimum * minimum    kNested, kNestedMinimum: outer ones are float16
@@ -43,56 +35,16 @@ struct Weight {
   float table[16];
 };
 
-inline int64_t tiles_of(const Weight& w) { return (w.rows + kRows - 1) / kRows; }
+CPMV_INLINE int64_t tiles_of(const Weight& w) { return (w.rows + kRows - 1) / kRows; }
 
-// Vectors of the compiler's own, one number a row; it splits them where registers are shorter.
-typedef float vf __attribute__((vector_size(64)));
-typedef int32_t vi __attribute__((vector_size(64)));
-typedef uint32_t vu __attribute__((vector_size(64)));
-typedef uint16_t vh __attribute__((vector_size(32)));
-typedef int8_t vb __attribute__((vector_size(16)));
-typedef uint8_t vub __attribute__((vector_size(16)));
-
-template <class V, class T>
-inline V load(const T* from) {
-  V out;
-  std::memcpy(&out, from, sizeof(V));
-  return out;
-}
-
-inline vf splat(float value) { return vf{} + value; }
-
-// float16 to float32, subnormals too; scales are never infinite.
-#if defined(__AVX512F__)
-inline vf widen(const uint16_t* halves) { return (vf)_mm512_cvtph_ps(load<__m256i>(halves)); }
-#else
-inline vf widen(const uint16_t* halves) {
-  vu bits = __builtin_convertvector(load<vh>(halves), vu);
-  vf magnitude = (vf)((bits & 0x7fffu) << 13) * 0x1p112f;
-  return (vf)((vu)magnitude | (bits & 0x8000u) << 16);
-}
-#endif
-
-#if defined(__AVX512F__)
-inline vf numbers(const int8_t* from) { return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))); }
-inline vf numbers(const uint8_t* from) { return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load<__m128i>(from))); }
-#else
-inline vf numbers(const int8_t* from) {
-  return __builtin_convertvector(__builtin_convertvector(load<vb>(from), vi), vf);
-}
-inline vf numbers(const uint8_t* from) {
-  return __builtin_convertvector(__builtin_convertvector(load<vub>(from), vi), vf);
-}
-#endif
-
-inline float from_bf16(uint16_t value) {
+CPMV_INLINE float from_bf16(uint16_t value) {
   uint32_t bits = uint32_t(value) << 16;
   float out;
   std::memcpy(&out, &bits, 4);
   return out;
 }
 
-inline uint16_t to_bf16(float value) {
+CPMV_INLINE uint16_t to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t(bits >> 16 | 0x40);  // NaN stays NaN
@@ -105,24 +57,24 @@ struct Scale {
 };
 
 template <int MODE>
-inline Scale scale_of(const Weight& w, int64_t tile, int64_t group, int64_t groups) {
+CPMV_INLINE Scale scale_of(const Weight& w, int64_t tile, int64_t group, int64_t groups) {
   const int64_t at = (tile * groups + group) * kRows;
-  if constexpr (MODE == kFlat) return {widen(w.scales + at), vf{}};
+  if constexpr (MODE == kFlat) return {halves_to_floats(w.scales + at), vf{}};
   if constexpr (MODE == kZero) {
-    const vf scale = widen(w.scales + at);
+    const vf scale = halves_to_floats(w.scales + at);
     return {scale, scale * numbers(w.small + at)};
   }
   if constexpr (MODE == kNested || MODE == kNestedMinimum) {
     const int64_t outer = (tile * (groups / w.outer) + group / w.outer) * kRows;
-    const vf scale = widen(w.outer_scales + outer) * numbers(w.small + at);
+    const vf scale = halves_to_floats(w.outer_scales + outer) * numbers(w.small + at);
     if constexpr (MODE == kNested) return {scale, vf{}};
-    return {scale, -(widen(w.outer_minima + outer) * numbers(w.minima + at))};
+    return {scale, -(halves_to_floats(w.outer_minima + outer) * numbers(w.minima + at))};
   }
   return {splat(1.0f), vf{}};
 }
 
 template <int MODE>
-inline vf apply(vf sum, const Scale& s, float inputs) {
+CPMV_INLINE vf apply(vf sum, const Scale& s, float inputs) {
   if constexpr (MODE == kNone) return sum;
   if constexpr (MODE == kZero || MODE == kNestedMinimum) return s.scale * sum + s.extra * inputs;
   return s.scale * sum;
