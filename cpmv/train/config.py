@@ -354,17 +354,17 @@ def tiny_s2() -> TrainConfig:
     )
 
 
-# What pictures become that are neither sliced nor tiny: about 256 patches of any aspect. Half of the reading is on the
-# square one, whose tokens hold most of what users send; phase-shifted ids carry over to the grids between these.
+# Pictures that are neither sliced nor tiny become about 256 patches of any aspect: nearly half of the reading is on the
+# square one, the rest on these and on grids of other sizes, so that none is forgotten.
 J3_GRIDS = (
-    Combination(((16, 16), (14, 18)), (11, 11), (16, 16), (448, 448), (16, 16)),
-    Combination(((16, 16), (20, 13)), (8, 8), (13, 20), (430, 510), (13, 20)),
-    Combination(((16, 16), (11, 23)), (14, 18), (18, 14), (448, 672), (18, 14)),
+    Combination(((16, 16), (12, 12)), (11, 11), (16, 16), (448, 448), (16, 16)),
+    Combination(((16, 16), (21, 15)), (8, 8), (13, 20), (430, 510), (13, 20)),
+    Combination(((16, 16), (10, 22)), (14, 18), (18, 14), (448, 672), (18, 14)),
     Combination(((16, 16), (13, 20)), (10, 13), (16, 16), (640, 480), (16, 16)),
-    Combination(((16, 16), (23, 11)), (9, 13), (20, 13), (448, 448), (14, 18)),
-    Combination(((15, 17), (9, 28)), (13, 10), (11, 23), (500, 420), (16, 16)),
-    Combination(((18, 14), (28, 9)), (16, 16), (14, 18), (672, 672), (20, 13)),
-    Combination(((19, 19), (17, 15)), (12, 12), (16, 16), (224, 448), (15, 17)),
+    Combination(((16, 16), (25, 10)), (9, 13), (20, 13), (448, 448), (14, 18)),
+    Combination(((20, 13), (8, 30)), (13, 10), (11, 23), (500, 420), (16, 16)),
+    Combination(((18, 14), (32, 8)), (16, 16), (14, 18), (672, 672), (20, 13)),
+    Combination(((19, 19), (14, 17)), (12, 12), (16, 16), (224, 448), (15, 17)),
 )
 
 
@@ -385,7 +385,7 @@ def tiny_j3() -> TrainConfig:
         pages=20,
         packages=36,
         texts=32,
-        tokens=31744,
+        tokens=32768,
         corrupted_singles=13,
         corrupted_pages=3,
         single_glyphs=(56, 8, 2),
@@ -414,7 +414,7 @@ def tiny_j3() -> TrainConfig:
         mix={"text": 208, "scene": 56, "clip": 40, "textonly": 24},
         combinations=J3_GRIDS,
         composed=composed,
-        unseen_grids=((17, 17), (12, 21), (21, 12), (10, 25), (15, 16)),
+        unseen_grids=((17, 17), (13, 19), (24, 12), (11, 26), (15, 15)),
         peak_lr=2e-3,
         schedule=Schedule("wsd", warmup_steps=80, decay_fraction=0.5, floor=0.01),
         length_power=0.5,

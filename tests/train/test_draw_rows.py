@@ -22,7 +22,7 @@ from cpmv.train.draw.charset import drawn_characters
 from cpmv.train.draw.content import Content, content_of
 from cpmv.train.draw.document import LINE, Document, Metrics
 from cpmv.train.draw.documents import Maker
-from cpmv.train.draw.figures import RGB
+from cpmv.train.draw.figures import PLACE_NAMES, RGB, place_word
 from cpmv.train.draw.fresh_content import invented_word, misspelt
 from cpmv.train.draw.mixed_lines import mixed_line
 from cpmv.train.draw.prompts import COLOURS, DIRECTIONS, YES_NO
@@ -91,16 +91,20 @@ def test_shapes_move_as_the_answers_say() -> None:
         pairs = document.meta["pairs"]
         for kind, which, answer in document.meta["says"]:
             asked[kind] += 1
-            if kind != "direction":
+            if kind not in ("direction", "end_place"):
                 continue
             rgb = RGB[pairs[which][0]]
             seen = [[m.places for m in sheet.marks if m.colour == rgb] for sheet in document.sheets]
             places = [np.mean([np.mean(np.array(p[: len(p) // 2 * 2]).reshape(-1, 2), 0) for p in marks], 0)
                       for marks in seen if marks]  # fmt: skip
+            if kind == "end_place":
+                cell = (np.clip(places[-1] / 252, 0, 0.999) * 3).astype(int)
+                assert answer in (PLACE_NAMES[cell[1] * 3 + cell[0]], place_word(PLACE_NAMES[cell[1] * 3 + cell[0]], 1))
+                continue
             way = places[-1] - places[0]
             turned = round(float(np.arctan2(way[1], way[0])) / (np.pi / 4)) % 8
             assert answer in (list(DIRECTIONS)[turned], list(DIRECTIONS.values())[turned])
-    assert asked["direction"] > 60 and asked["faster"] > 10 and asked["first"] > 5
+    assert asked["direction"] > 60 and asked["faster"] > 10 and asked["first"] > 5 and asked["end_place"] > 20
 
 
 def test_frames_in_packages_of_one_are_timeless_half_of_the_time() -> None:

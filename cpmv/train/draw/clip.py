@@ -56,7 +56,10 @@ def draw_times(chance: Chance, batch: int) -> tuple[Tensor, Tensor]:
     number = 2 + chance.integer(batch, high=MAX_FRAMES - 1)
     step = (20.0 ** chance.uniform(batch)).round().long().clamp(1, 20)
     jitter = (chance.integer(batch, MAX_FRAMES, high=3) - 1) * (step > 3).unsqueeze(1)
-    start = (chance.uniform(batch) ** 2 * (MAX_TEMPORAL_ID - 110)).long() + 1
+    # A quarter begin near the clip's own start, the others anywhere in it: the order of two times is learnt anew for
+    # every part of the table.
+    last = torch.where(chance.chosen(batch, share=0.25), 30, MAX_TEMPORAL_ID - 110)
+    start = (chance.uniform(batch) * last).long() + 1
     frame = torch.arange(MAX_FRAMES, device=chance.device)
     ids = start.unsqueeze(1) + frame * step.unsqueeze(1) + jitter
     return ids, frame < number.unsqueeze(1)

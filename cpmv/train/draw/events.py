@@ -262,7 +262,7 @@ TASKS: dict[str, Task] = {
 WEIGHTS: dict[str, float] = {
     "count_flashes": 2.0, "which_flashed": 1.0, "count_bounces": 2.2, "order": 1.2, "nth": 1.0, "card": 2.0,
     "turn_after": 1.5, "turn_before": 1.0, "end_place": 0.7, "start_place": 0.5, "speed_rank": 0.6, "fastest": 0.4,
-    "slowest": 0.4, "motion": 36.0,
+    "slowest": 0.4, "motion": 60.0,
 }  # fmt: skip
 THINK_TASKS: dict[str, Task] = {"swaps": _task(_swaps)}
 THINK_WEIGHTS: dict[str, float] = {"swaps": 1.0}

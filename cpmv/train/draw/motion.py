@@ -1,7 +1,8 @@
 """Short clips of two shapes that move straight, stand still or come later: which way, which is faster, which is first.
 
-The questions are those of `clip.py`, which draws such clips on the device; here several are asked about one clip, and
-its frames have the sizes of users' frames, in one package or in several.
+The questions are those of `clip.py`, which draws such clips on the device, and where a shape starts and ends: a model
+sees along which line a shape moves long before it sees which way, as only the frames' times tell that. Several are
+asked about one clip, whose frames have the sizes of users' frames, in one package or in several.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from .document import Document, Turn
-from .figures import Figure, colour_word, shape_word
+from .figures import Figure, colour_word, place_of, place_word, shape_word
 from .prompts import CLIP, DIRECTIONS, YES_NO
 from .scenes import wording
 from .stage import Stage
+from .wordings import EVENTS
 
 _WHOLE = 0.7  # share of clips that are one package
+_PREFERRED = {"direction": 0.6, "end_place": 0.2, "start_place": 0.2}  # these are asked before others
 
 
 def motion(stage: Stage) -> Document:
@@ -38,15 +41,29 @@ def motion(stage: Stage) -> Document:
         frames.append(stage.sheet([Figure(p[1], p[0], *track[i], r) for p, track, r, a in shown if i >= a]))
     names = [colour_word(pair[0], language) for pair in pairs]
     says = _motion_answers(pairs, headings, [r / side for r in reach], appears, total, language)
+    says += _ends(stage, tracks, appears)
     turns: list[Turn] = []
-    order = np.argsort(rng.random(len(says)) - 0.4 * np.array([kind == "direction" for kind, _, _ in says]))
+    order = np.argsort(rng.random(len(says)) - [_PREFERRED.get(kind, 0.0) for kind, _, _ in says])
     for index in order[: 1 if rng.random() < 0.2 else 5].tolist():
         kind, which, answer = says[index]
-        question = wording(rng, CLIP, kind, language).format(names[which])
+        question = wording(rng, CLIP if kind in CLIP else EVENTS, kind, language).format(names[which])
         turns.append(Turn(question, answer, 0 if turns else total))
     groups = stage.packages(total, total if rng.random() < _WHOLE else stage.between(1, 3))
     meta = {"says": says, "pairs": pairs, "appears": appears}
     return Document("clip_motion", frames, turns, language, groups, meta)
+
+
+def _ends(
+    stage: Stage, tracks: Sequence[list[tuple[float, float]]], appears: Sequence[int]
+) -> list[tuple[str, int, str]]:
+    """Where shapes that are there from the first frame start and end, if that is in clearly different ninths."""
+    says: list[Said] = []
+    for which, (track, first) in enumerate(zip(tracks, appears, strict=True)):
+        start, end = (place_of(*track[i], stage.width, stage.height, margin=0.05) for i in (0, -1))
+        if start and end and start != end and not first:
+            says.append(("start_place", which, place_word(start, stage.language)))
+            says.append(("end_place", which, place_word(end, stage.language)))
+    return says
 
 
 def _straight(stage: Stage, radius: float, heading: int, reach: float, total: int) -> list[tuple[float, float]]:
@@ -63,11 +80,11 @@ def _straight(stage: Stage, radius: float, heading: int, reach: float, total: in
 def _motion_answers(
     pairs: Sequence[tuple[str, str]], headings: Sequence[int], reach: Sequence[float], appears: Sequence[int],
     total: int, language: int
-) -> list[tuple[str, int, str]]:  # fmt: skip
+) -> list[Said]:  # fmt: skip
     """(kind, which shape, answer) of everything that can be seen without doubt. reach: shares of the shorter side."""
     names = [colour_word(pair[0], language) for pair in pairs]
     directions = list(DIRECTIONS.values()) if language else list(DIRECTIONS)
-    says: list[tuple[str, int, str]] = []
+    says: list[Said] = []
     for which, (far, first) in enumerate(zip(reach, appears, strict=True)):
         seen = far * (1 - first / (total - 1))
         if first < total - 1 and (seen > 0.12 or not far):

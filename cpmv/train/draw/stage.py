@@ -19,7 +19,7 @@ from .wordings import EVENTS
 if TYPE_CHECKING:
     from .documents import Maker
 
-_PACKING = (0.15, 0.1, 0.25, 0.1, 0.1, 0.3)  # shares of packages of 1 to 6 frames
+_PACKING = (0.1, 0.08, 0.27, 0.09, 0.09, 0.37)  # shares of packages of 1 to 6 frames
 _TIMELESS = 0.5  # share of clips in packages of one frame that have no times
 _LAST_START = 600  # tenths of a second
 Frames = list[Sheet]
@@ -68,7 +68,8 @@ class Stage:
         """Times of `count` frames in packages of `size`."""
         rng = self.rng
         step = max(1, round(20.0 ** float(rng.random())))
-        start = int(rng.random() ** 2 * _LAST_START) + 1
+        # A quarter begin near the clip's own start, the others anywhere in it.
+        start = int(rng.random() * (30 if rng.random() < 0.25 else _LAST_START)) + 1
         jitter = rng.integers(-1, 2, count) * (step > 3)
         times = [start + i * step + int(j) for i, j in enumerate(jitter)]
         if size == 1 and rng.random() < _TIMELESS:
