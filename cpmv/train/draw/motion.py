@@ -53,9 +53,10 @@ def motion(stage: Stage) -> Document:
     return Document("clip_motion", frames, turns, language, groups, meta)
 
 
-def _ends(
-    stage: Stage, tracks: Sequence[list[tuple[float, float]]], appears: Sequence[int]
-) -> list[tuple[str, int, str]]:
+Said = tuple[str, int, str]  # kind of question, which shape, answer
+
+
+def _ends(stage: Stage, tracks: Sequence[list[tuple[float, float]]], appears: Sequence[int]) -> list[Said]:
     """Where shapes that are there from the first frame start and end, if that is in clearly different ninths."""
     says: list[Said] = []
     for which, (track, first) in enumerate(zip(tracks, appears, strict=True)):
