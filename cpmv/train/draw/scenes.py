@@ -47,7 +47,9 @@ CHINESE_SHARE = 0.3
 _CLEAR_GAP = 0.12  # of the side, between two figures that are compared
 _LARGER = 1.25
 _DEEP_COUNTS = 0.3  # share of plain counts that are counted in steps first
-_SHORT_ROWS = 0.7  # share of chats that are rows of short questions
+_SHORT_ROWS = 0.75  # share of chats that are rows of short questions
+_COMPARING = 0.4  # share of those rows that compare places alone, which is learnt last of all
+_COMPARED = frozenset({"left_of", "right_of", "above", "below", "leftmost", "rightmost", "count"})
 
 Templates = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]  # by kind, English and Chinese
 Say = tuple[str, str]  # question, answer
@@ -339,8 +341,9 @@ def _chat(maker: Maker, rng: np.random.Generator, width: int, height: int) -> Do
     asked: set[str] = set()
     kinds: set[str] = set()
     room, short = 150, rng.random() < _SHORT_ROWS
+    others = frozenset(SCENE) - _COMPARED if short and rng.random() < _COMPARING else frozenset()
     for _ in range(int(rng.integers(5, 10) if short else rng.integers(2, 4))):
-        leave = frozenset({"describe"} if short or room < 140 else set()) | (frozenset() if short else kinds)
+        leave = frozenset({"describe"} if short or room < 140 else set()) | (others if short else kinds)
         kind, (question, answer) = ask(scene, rng, language, leave=leave)
         if question in asked or len(answer) > room:
             continue
