@@ -57,8 +57,11 @@ class Branches:
 class Ahead:
     """Draws batches on a side stream. `generator` must be used by nothing else between `start` and `take`."""
 
-    def __init__(self, objective: Objective, device: torch.device, generator: torch.Generator) -> None:
+    def __init__(
+        self, objective: Objective, device: torch.device, generator: torch.Generator, capture_mode: str = "global"
+    ) -> None:
         self.objective, self.device, self.generator = objective, device, generator
+        self._mode = capture_mode
         self.stream = torch.cuda.Stream(device)
         self._draw: dict[Any, Callable[[], None]] = {}
         self._drawn: dict[Any, torch.cuda.Event] = {}
@@ -76,7 +79,7 @@ class Ahead:
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode=self._mode):
             batches = self.objective.load(key, self.generator)
         self._pool = self._pool or graph.pool()
         self._draw[key] = graph.replay

@@ -61,8 +61,8 @@ class Step:
     """Runs steps and accumulates what they measured. `generator` feeds everything random in a step.
 
     graphs: "whole" (drawing inside the graph), "step" (drawing outside), "off". autocast: bfloat16 or None. With
-    graphs everything must run on one stream that is not the default one: see `own_stream`. ahead: on one GPU with
-    "whole", draw the next step's batch while this one is trained on. num_samples: of the last step.
+    graphs everything must run on one stream that is not the default one: see `own_stream`. ahead: with "whole", draw
+    the next step's batch while this one is trained on. num_samples: of the last step.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Step:
         self.device = generator.device
         self.graphs = graphs if objective.capturable and self.device.type == "cuda" else "off"
         self._ahead: Ahead | None = None
-        self._draws_ahead = ahead and self.graphs == "whole" and world.size == 1
+        self._draws_ahead = ahead and self.graphs == "whole"
         self.num_samples = 0
         num = len(objective.names)
         self._counts = torch.zeros(num, device=self.device)
@@ -243,19 +243,25 @@ class Step:
 
     def _capture_ahead(self, key: Any) -> list[Callable[[], Any]]:
         """Record drawing on its own stream, and the rest of the step here."""
-        self._ahead = self._ahead or Ahead(self.objective, self.device, self.generator)
+        self._ahead = self._ahead or Ahead(self.objective, self.device, self.generator, self._capture_mode)
         self._batches[key] = batches = self._ahead.capture(key)
-        parts = [lambda: self._count(batches), lambda: self._differentiate(key), self._update]
-        return [self._record(parts, random=False)]
+        groups = [lambda: self._count(batches), lambda: self._differentiate(key), self._update]
+        if self.world.size == 1:
+            return [self._record(groups, random=False)]
+        count, differentiate, update = (self._record([part], random=False) for part in groups)
+        return [count, self._add_counts, differentiate, self._add_grads, update]
+
+    @property
+    def _capture_mode(self) -> str:
+        """Other threads (a collective's watchdog) may touch the device meanwhile when there are several GPUs."""
+        return "global" if self.world.size == 1 else "thread_local"
 
     def _record(self, parts: Sequence[Callable[[], Any]], *, random: bool = True) -> Callable[[], Any]:
         graph = torch.cuda.CUDAGraph()
         if random:  # a replay writes the generator's offset, which a drawing on another stream may be reading
             graph.register_generator_state(self.generator)
-        # Other threads (a collective's watchdog) may touch the device meanwhile when there are several GPUs.
-        mode = "global" if self.world.size == 1 else "thread_local"
         stream = torch.cuda.current_stream(self.device)
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode=mode):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode=self._capture_mode):
             for part in parts:
                 part()
         self._pool = self._pool or graph.pool()
