@@ -55,7 +55,7 @@ class Plan:
 
 _WHOLE = Plan(
     decode=((1, 1024), (1, 8192), (8, 1024), (32, 1024)),
-    decode_steps=16,
+    decode_steps=32,
     prefill=(1024, 4096, 12288),
     vision=(1, 10, 180),
     frames=540,
@@ -66,8 +66,8 @@ _WHOLE = Plan(
     most=9,
 )
 _SMALL_CPU = replace(
-    _WHOLE, decode=((1, 1024), (8, 1024), (32, 1024)), decode_steps=4, prefill=(1024, 4096), vision=(1, 10),
-    frames=36, requests=8, answer=32, budget_s=6.0, most=5,
+    _WHOLE, decode=((1, 1024), (8, 256), (32, 256)), decode_steps=4, prefill=(1024, 2048), vision=(1, 10),
+    frames=36, requests=8, answer=32, budget_s=4.0, least=2, most=5,
 )  # fmt: skip
 _LARGE_CPU = replace(
     _SMALL_CPU, decode=((1, 64),), decode_steps=2, prefill=(512,), vision=(1,), frames=3, requests=1, answer=4,
@@ -75,12 +75,16 @@ _LARGE_CPU = replace(
 )  # fmt: skip
 
 
-def choose_plan(options: Options, network: MiniCPMV) -> Plan:
-    """Choose sizes for a model where it is. Raises CpmvError for an unknown section or peer."""
+def check_options(options: Options) -> None:
+    """Raise CpmvError for an unknown section or peer, before anything is loaded."""
     for name, given, known in (("--only", options.only, SECTIONS), ("--peer", options.peers, PEERS)):
         for value in given:
             if value not in known:
                 raise CpmvError(f"{name} does not know {value!r}; give some of {','.join(known)}")
+
+
+def choose_plan(options: Options, network: MiniCPMV) -> Plan:
+    """Choose sizes for a model where it is."""
     plan = _WHOLE
     if network.device.type == "cpu":
         parameters = sum(p.numel() for p in network.parameters()) + sum(b.numel() for b in network.buffers())

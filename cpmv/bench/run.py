@@ -24,7 +24,7 @@ from .bars import BARS
 from .busy import BusyShare
 from .machine import Machine
 from .peers import Peer, PeerError, open_peer
-from .plan import Options, Plan, choose_plan, needed_tokens
+from .plan import Options, Plan, check_options, choose_plan, needed_tokens
 from .profile import kernel_tables
 from .random_model import EndlessTokenizer, decoder_bytes, random_model
 from .results import add_bars, make_row, one_line
@@ -43,8 +43,9 @@ def run(options: Options, *, kernel_table: bool = False, tell: Progress = lambda
     """Measure what `options` ask for and return the result as `results.py` describes it.
 
     tell: called with a line when something begins. A workload that fails is told in the result's `failed` and does
-    not end the run; it counts as a mistake of ours or a lack of memory, and its traceback is logged.
+    not end the run, and its traceback is logged. Raises CpmvError for options that cannot be.
     """
+    check_options(options)
     started = time.perf_counter()
     with _heard() as heard:
         tell("opening the model")
@@ -132,7 +133,10 @@ def _measure(workload: Workload, bench: Bench, plan: Plan, peers: list[Peer], re
     try:
         works = {"": workload.prepare()}
         for peer in peers:
-            works |= peer.works(workload.key)
+            theirs = peer.works(workload.key)
+            for work in theirs.values():
+                work()  # warm, as ours is
+            works |= theirs
         slow = isinstance(workload, Throughput)
         with BusyShare(bench.device) as busy:
             least = 1 if slow else plan.least

@@ -69,17 +69,16 @@ def best_of(device: torch.device, run: Callable[[], object], *, budget_s: float,
 
 
 def interleave(works: dict[str, Work], *, budget_s: float, least: int = 3, most: int = 9) -> dict[str, Spread]:
-    """Warm every work up once, then run them turn by turn, so that a slow moment falls on all of them.
+    """Run works that are warm turn by turn, so that a slow moment falls on all of them.
 
-    budget_s: for all repeats together; the warm-up's seconds decide how many there are.
+    budget_s: for all repeats together; the first round's seconds decide how many there are.
     """
-    started = time.perf_counter()
-    for work in works.values():
-        work()
-    round_s = time.perf_counter() - started
-    count = max(least, min(most, int(budget_s / max(round_s, 1e-6))))
     found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(count):
+    count, started = 1, time.perf_counter()
+    while len(next(iter(found.values()))) < count:
         for name, work in works.items():
             found[name].append(work())
+        if count == 1:
+            round_s = max(time.perf_counter() - started, 1e-6)
+            count = max(least, min(most, int(budget_s / round_s)))
     return {name: Spread(tuple(seconds)) for name, seconds in found.items()}
