@@ -25,7 +25,7 @@ from cpmv.train.draw.documents import Maker
 from cpmv.train.draw.figures import PLACE_NAMES, RGB, place_word
 from cpmv.train.draw.fresh_content import invented_word, misspelt
 from cpmv.train.draw.mixed_lines import mixed_line
-from cpmv.train.draw.prompts import COLOURS, DIRECTIONS, YES_NO
+from cpmv.train.draw.prompts import COLOURS, DIRECTIONS, PLACES, YES_NO
 from cpmv.train.draw.tokenizer import write_tokenizer
 from cpmv.train.draw.words import is_held_out
 from cpmv.train.joint import combination_of
@@ -89,6 +89,9 @@ def test_shapes_move_as_the_answers_say() -> None:
         assert 2 <= len(document.sheets) <= 6 and document.groups is not None
         assert sum(map(len, document.groups)) == len(document.sheets)
         pairs = document.meta["pairs"]
+        for turn in document.turns:  # two move: a question about one names it
+            places = turn.answer in PLACES or turn.answer in PLACES.values()
+            assert not places or any(w in turn.question for c, _ in pairs for w in (c, COLOURS[c][0]))
         for kind, which, answer in document.meta["says"]:
             asked[kind] += 1
             if kind not in ("direction", "end_place"):

@@ -17,9 +17,14 @@ from .figures import Figure, colour_word, place_of, place_word, shape_word
 from .prompts import CLIP, DIRECTIONS, YES_NO
 from .scenes import wording
 from .stage import Stage
-from .wordings import EVENTS
+from .wordings import EVENTS, Templates
 
 _WHOLE = 0.7  # share of clips that are one package
+# Of the wordings for one shape those that name it: here two move.
+_ENDS: Templates = {
+    kind: (tuple(t for t in EVENTS[kind][0] if "{0}" in t), tuple(t for t in EVENTS[kind][1] if "{0}" in t))
+    for kind in ("start_place", "end_place")
+}
 _PREFERRED = {"direction": 0.6, "end_place": 0.2, "start_place": 0.2}  # these are asked before others
 
 
@@ -46,7 +51,7 @@ def motion(stage: Stage) -> Document:
     order = np.argsort(rng.random(len(says)) - [_PREFERRED.get(kind, 0.0) for kind, _, _ in says])
     for index in order[: 1 if rng.random() < 0.2 else 5].tolist():
         kind, which, answer = says[index]
-        question = wording(rng, CLIP if kind in CLIP else EVENTS, kind, language).format(names[which])
+        question = wording(rng, CLIP if kind in CLIP else _ENDS, kind, language).format(names[which])
         turns.append(Turn(question, answer, 0 if turns else total))
     groups = stage.packages(total, total if rng.random() < _WHOLE else stage.between(1, 3))
     meta = {"says": says, "pairs": pairs, "appears": appears}
