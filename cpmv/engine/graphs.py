@@ -69,20 +69,21 @@ class DecodeGraph:
         block_size, device = pool.keys[0].shape[1], network.device
         self._scratch = pool.keys[0].shape[0] - 1
         self._block_size = block_size
-        # ids, positions, slots: [rows] each; then the tables: [rows * blocks]
-        size = num_rows * (3 + num_blocks)
+        # ids, positions, slots: [rows] each, at places that kernels like; then the tables: [rows * blocks]
+        self._stride = stride = num_rows + num_rows % 2
+        size = 3 * stride + num_rows * num_blocks
         # Two, because the copy of the step before may still be waiting for its turn.
         pinned = device.type == "cuda"
         self._hosts = [torch.zeros(size, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._held: list[list[tuple[int, int, int] | None]] = []  # whose blocks lie in each host's tables
         for host in self._hosts:
-            host[2 * num_rows : 3 * num_rows] = self._scratch * block_size
-            host[3 * num_rows :] = self._scratch
+            host[2 * stride : 3 * stride] = self._scratch * block_size
+            host[3 * stride :] = self._scratch
             self._held.append([None] * num_rows)
         self._buffer = torch.zeros(size, dtype=torch.int64, device=device)
         self.fill([])
-        ids, positions, slots = self._buffer[: 3 * num_rows].view(3, num_rows)
-        table = self._buffer[3 * num_rows :]
+        ids, positions, slots = self._buffer[: 3 * stride].view(3, stride)[:, :num_rows]
+        table = self._buffer[3 * stride :]
         self.logits = torch.zeros(num_rows, network.config.language.vocab_size, device=device)
         if chosen is None:
             chosen = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -110,16 +111,15 @@ class DecodeGraph:
         self._held.reverse()
         host, held = self._hosts[0].numpy(), self._held[0]
         starts = [work.start for work in works]
-        host[:count] = -1 if ahead else [work.request.tokens[work.start] for work in works]
-        host[rows : rows + count] = starts
-        first = 2 * rows
-        host[first : first + count] = [
+        ids, positions, slots = host[: 3 * self._stride].reshape(3, -1)
+        ids[:count] = -1 if ahead else [work.request.tokens[work.start] for work in works]
+        positions[:count] = starts
+        slots[:count] = [
             work.request.blocks[start // size] * size + start % size for work, start in zip(works, starts, strict=True)
         ]
-        if count < rows:  # idle rows overwrite each other in the scratch block
-            host[count:rows] = host[rows + count : first] = 0
-            host[first + count : first + rows] = self._scratch * size
-        tables = host[3 * rows :].reshape(rows, self.num_blocks)
+        ids[count:] = positions[count:] = 0
+        slots[count:] = self._scratch * size  # idle rows overwrite each other there
+        tables = host[3 * self._stride :].reshape(rows, self.num_blocks)
         for row in range(rows):
             # A row's blocks only grow, unless it has given way and come back.
             owner = None
