@@ -1,10 +1,11 @@
-"""A video file to its first token: decoding, cutting, encoding and reading, as a model's caller has it."""
+"""A video to its first token as a model's caller has it: decoding, cutting, encoding and reading, overlapped."""
 
 from __future__ import annotations
 
 import itertools
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..engine.ahead import MediaAhead
@@ -18,20 +19,18 @@ from .timing import Work
 from .workloads import Bench, to_first_token
 
 
-class FileVideo:
-    """The sampled frames of a file, from its path on. prepared: seconds until the prompt was complete, by repeat."""
+class VideoToFirstToken:
+    """The sampled frames of a source, from opening it. prepared: seconds until the prompt was complete, by repeat."""
 
     what = "frames"
 
-    def __init__(self, bench: Bench, path: Path) -> None:
-        sampled = sample_video(path)
-        self._groups, self._packing = len(sampled.temporal_ids), sampled.packing
-        count, (width, height) = len(sampled), sampled.size
-        seconds = sampled.video.duration
-        self.key, self.per_unit = f"file-frames-{count}", float(count)
-        self.label = f"{count} frames of a file of {seconds:.0f} s, {width}x{height}, to first token"
+    def __init__(self, bench: Bench, kind: str, label: str, source: Callable[[], Video]) -> None:
+        sampled = sample_video(source())
+        count = len(sampled)
+        self._groups = len(sampled.temporal_ids)
+        self.key, self.label, self.per_unit = f"{kind}-frames-{count}", label.format(count), float(count)
         self.prepared: list[float] = []
-        self._bench, self._path = bench, path
+        self._bench, self._source = bench, source
         self._turns = itertools.count()
         self._length = 0
 
@@ -48,7 +47,7 @@ class FileVideo:
             start = time.perf_counter()
             ahead = MediaAhead(lambda: engine) if self._bench.device.type != "cpu" else None
             # Words that nobody has used come first, so that no prefix is shared.
-            content = [f"{next(self._turns)}", VideoPart(Video(self._path)), "What happens?"]
+            content = [f"{next(self._turns)}", VideoPart(self._source()), "What happens?"]
             made = self._bench.processor([{"role": "user", "content": content}], on_group=ahead)
             self.prepared.append(time.perf_counter() - start)
             self._length = len(made)
@@ -66,14 +65,30 @@ class FileVideo:
         return None
 
 
-def open_file_workload(bench: Bench, plan: Plan, clip: str | None) -> FileVideo:
-    """Take the given clip, or make one that gives the planned number of frames and keep it for the next run."""
-    if clip is not None:
-        return FileVideo(bench, Path(clip))
+def seconds_of(num_frames: int) -> float:
+    """Return how long a clip is whose sampled frames come to this number: three a second up to 180, then packed."""
+    return num_frames / 3 if num_frames <= 180 else 600.0
+
+
+def pictures_workload(bench: Bench, plan: Plan) -> VideoToFirstToken:
+    """Frames that are pictures in memory, of a slice's size."""
+    from PIL import Image
+
     side = bench.config.image.scale_resolution
-    # Up to 180 frames come at three a second; more make groups of three from ten minutes.
-    seconds = plan.frames / 3 if plan.frames <= 180 else 600
-    path = Path(tempfile.gettempdir(), f"cpmv-bench-{side}-{seconds:.0f}s.mp4")
-    if not path.is_file():
+    noise = bench.slices(plan.frames)[0].reshape(plan.frames, side, side, 3).numpy()
+    pictures = [Image.fromarray(one) for one in noise]
+    fps = plan.frames / seconds_of(plan.frames)
+    label = f"{{}} pictures of {side}x{side} in memory, prepared, to first token"
+    return VideoToFirstToken(bench, "pictures", label, lambda: Video(pictures, fps=fps))
+
+
+def file_workload(bench: Bench, plan: Plan, clip: str | None) -> VideoToFirstToken:
+    """The given clip, or one that is made for the planned number of frames and kept for the next run."""
+    side, seconds = bench.config.image.scale_resolution, seconds_of(plan.frames)
+    path = Path(clip) if clip is not None else Path(tempfile.gettempdir(), f"cpmv-bench-{side}-{seconds:.0f}s.mp4")
+    if clip is None and not path.is_file():
         make_clip(path, side, side, seconds)
-    return FileVideo(bench, path)
+    opened = Video(path)
+    width, height = opened.size
+    label = f"{{}} frames of a file of {opened.duration:.0f} s, {width}x{height}, to first token"
+    return VideoToFirstToken(bench, "file", label, lambda: Video(path))

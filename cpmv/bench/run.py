@@ -117,15 +117,16 @@ def workloads(bench: Bench, plan: Plan, options: Options, result: dict[str, Any]
     if "first-token" in only:
         yield from (FirstToken(bench, count) for count in (10,) if count <= max(plan.vision, default=0))
         yield FirstToken(bench, groups, group=3)
+    if "throughput" in only:
+        yield Throughput(bench, plan.requests, plan.answer)
     if "file" in only:
-        from .media import open_file_workload
+        from .media import file_workload, pictures_workload
 
+        yield pictures_workload(bench, plan)
         if importlib.util.find_spec("av") is None:
             result["notes"].append("PyAV is not installed, so no video file was decoded; pip install av")
         else:
-            yield open_file_workload(bench, plan, options.clip)
-    if "throughput" in only:
-        yield Throughput(bench, plan.requests, plan.answer)
+            yield file_workload(bench, plan, options.clip)
 
 
 def _measure(workload: Workload, bench: Bench, plan: Plan, peers: list[Peer], result: dict[str, Any]) -> None:
