@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model.attention import Segments, attention, segment_mask
 from ..model.resampler import Resampler
@@ -101,16 +101,27 @@ def block_row(block: VisionBlock, x: Tensor, offsets: Tensor, longest: int) -> T
 
 
 def keys_and_values(
-    resampler: Resampler, x: Tensor, space: Tensor, space_at: Tensor, times: Tensor | None, time_at: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Keys and values [T, E] of the resampler's attention. x [T, Dv]; space [S, E]; times [frames + 1, E] or None."""
-    values = resampler.ln_kv(resampler.kv_proj(x))
+    resampler: Resampler,
+    norm: nn.LayerNorm,
+    x: Tensor,
+    space: Tensor,
+    space_at: Tensor,
+    times: Tensor | None,
+    time_at: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tower's final norm, then keys and values of the resampler's attention: features [T, Dv], keys, values [T, E].
+
+    x [T, Dv]; space [S, E]; times [frames + 1, E] or None.
+    """
+    features = norm(x)
+    values = resampler.ln_kv(resampler.kv_proj(features))
     keys = values + space[space_at]
     if times is not None:
         keys = keys + times[time_at]
     _, key_weight, value_weight = resampler.attn.in_proj_weight.chunk(3)
     _, key_bias, value_bias = resampler.attn.in_proj_bias.chunk(3)
-    return F.linear(keys, key_weight, key_bias), F.linear(values, value_weight, value_bias)
+    k, v = F.linear(keys, key_weight, key_bias), F.linear(values, value_weight, value_bias)
+    return features.to(k.dtype), k, v
 
 
 def resample_row(resampler: Resampler, keys: Tensor, values: Tensor, passes: Sequence[Pass]) -> Tensor:
@@ -139,7 +150,7 @@ class PackedEncoder:
     def __init__(self, tower: VisionTower, resampler: Resampler) -> None:
         self.tower, self.resampler = tower, resampler
         self._block: Callable[..., Tensor] = block_row
-        self._keys: Callable[..., tuple[Tensor, Tensor]] = keys_and_values
+        self._keys: Callable[..., tuple[Tensor, Tensor, Tensor]] = keys_and_values
         self._tables: dict[tuple[object, ...], RowTables] = {}
 
     def compile(self, backend: str) -> None:
@@ -164,11 +175,13 @@ class PackedEncoder:
         x = embed(self.tower, patches, ids)
         for block in self.tower.encoder.layers:
             x = self._block(block, x, tables.offsets, tables.longest)
-        features = self.tower.post_layernorm(x)
         stamped = [one.temporal.flatten() for one in passes if one.temporal is not None]
         clock = None
         if stamped:
             ids = torch.cat(stamped)
             clock = times(F.pad(ids, (1, 0), value=-1))
-        keys, values = self._keys(self.resampler, features, tables.space, tables.space_at, clock, tables.time_at)
+        norm = self.tower.post_layernorm
+        features, keys, values = self._keys(
+            self.resampler, norm, x, tables.space, tables.space_at, clock, tables.time_at
+        )
         return features, resample_row(self.resampler, keys, values, passes)
