@@ -31,7 +31,7 @@ _DIGITS = 16
 
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
-    "cpmv_multiply": (None, [_P, _P, _I, _L, _P, _P, _I]),
+    "cpmv_multiply": (None, [_P, _P, _I, _L, _P, _I]),
     "cpmv_most_rows": (_I, [_P, _I]),
     "cpmv_multiply_many": (None, [_P, _P, _L, _P, _P, _I]),
     "cpmv_has_many": (_I, []),
@@ -39,7 +39,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "cpmv_repack": (None, [_P, _I, _P, _L, _I]),
     "cpmv_repack_awq": (None, [_P, _P, _I]),
     "cpmv_multiply_dense_many": (None, [_P, _I, _L, _L, _P, _L, _P, _P, _I]),
-    "cpmv_multiply_dense": (None, [_P, _I, _L, _L, _P, _I, _L, _P, _P, _I]),
+    "cpmv_decoder_layer": (None, [_P, _P, _P, _P, _P, _I]),
 }
 
 

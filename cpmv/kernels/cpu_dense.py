@@ -7,10 +7,13 @@ become bfloat16 strip by strip. Sums are float32.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
 from .cpu_build import library
+from .cpu_packed import Matrix
 
 # Up to so many rows the streaming product wins: over torch's, over casting first, over casting in strips.
 _MOST_ROWS, _MOST_CAST_ROWS, _MOST_BEFORE_STRIPS = 2, 64, 8
@@ -26,9 +29,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     if (
         not (is_bf16 or x.dtype is torch.float32)
         or weight.numel() < _LEAST_ELEMENTS
-        or rows % 4
-        or columns % 16
-        or not weight.is_contiguous()
+        or not takes(weight)
         or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
     ):
         return None
@@ -42,10 +43,37 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     inputs = x.contiguous()
     out = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
     added = None if bias is None else bias.detach().float().contiguous()
-    matrix = (weight.data_ptr(), weight.dtype is torch.bfloat16, rows, columns, inputs.data_ptr())
-    rest = (num_rows, None if added is None else added.data_ptr(), out.data_ptr(), torch.get_num_threads())
+    is_stored_bf16, threads = weight.dtype is torch.bfloat16, torch.get_num_threads()
     if num_rows > most:
-        found.cpmv_multiply_dense_many(*matrix, *rest)
+        found.cpmv_multiply_dense_many(
+            weight.data_ptr(),
+            is_stored_bf16,
+            rows,
+            columns,
+            inputs.data_ptr(),
+            num_rows,
+            None if added is None else added.data_ptr(),
+            out.data_ptr(),
+            threads,
+        )
     else:
-        found.cpmv_multiply_dense(*matrix, is_bf16, *rest)
+        matrix = matrix_of(weight, added)
+        found.cpmv_multiply(ctypes.addressof(matrix), inputs.data_ptr(), is_bf16, num_rows, out.data_ptr(), threads)
     return out
+
+
+def takes(weight: Tensor) -> bool:
+    """Whether a matrix can be multiplied where it lies, whatever is faster."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.bfloat16, torch.float16)
+        and weight.shape[0] % 4 == 0
+        and weight.shape[1] % 16 == 0
+        and weight.is_contiguous()
+    )
+
+
+def matrix_of(weight: Tensor, bias: Tensor | None) -> Matrix:
+    """Describe the product with a matrix that `takes` allows; both tensors must outlive what is returned."""
+    pointer = None if bias is None else bias.data_ptr()
+    return Matrix(None, weight.data_ptr(), weight.dtype is torch.bfloat16, *weight.shape, pointer)

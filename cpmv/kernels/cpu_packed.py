@@ -52,6 +52,16 @@ class _Weight(ctypes.Structure):
     )
 
 
+class Matrix(ctypes.Structure):
+    """`Matrix` of cpu/products.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("packed", "dense")),
+        *((name, ctypes.c_int64) for name in ("dense_is_bf16", "rows", "columns")),
+        ("bias", ctypes.c_void_p),
+    )
+
+
 class CPUPacked:
     """A matrix [N, K] in tiles. Made by the functions below; `library()` must not be None."""
 
@@ -136,16 +146,21 @@ class CPUPacked:
         ):
             return self._multiply_dequantized(x, bias)
         added = None if bias is None else bias.detach().float().contiguous()
-        pointer = None if added is None else added.data_ptr()
         out = torch.empty(num_rows, self.shape[0], dtype=x.dtype)
         threads = torch.get_num_threads()
         if num_rows <= self._library.cpmv_most_rows(self._address, is_bf16):
+            matrix = self.matrix(added)
             self._library.cpmv_multiply(
-                self._address, x.data_ptr(), is_bf16, num_rows, pointer, out.data_ptr(), threads
+                ctypes.addressof(matrix), x.data_ptr(), is_bf16, num_rows, out.data_ptr(), threads
             )
         else:
+            pointer = None if added is None else added.data_ptr()
             self._library.cpmv_multiply_many(self._address, x.data_ptr(), num_rows, pointer, out.data_ptr(), threads)
         return out
+
+    def matrix(self, bias: Tensor | None) -> Matrix:
+        """Describe the product with this weight; `bias` float32 [N], which must outlive what is returned."""
+        return Matrix(self._address, None, 0, *self.shape, None if bias is None else bias.data_ptr())
 
     def _multiply_dequantized(self, x: Tensor, bias: Tensor | None) -> Tensor:
         step = max(1, _AT_ONCE // self.shape[1] // ROWS) * ROWS

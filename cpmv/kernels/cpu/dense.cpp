@@ -1,8 +1,7 @@
 // Products of few rows with a matrix of 16-bit numbers where it lies, row after row: a head, or a whole decoder.
-#include <vector>
+#include "products.h"
 
-#include "lanes.h"
-#include "threads.h"
+#include <algorithm>
 
 namespace cpmv {
 namespace {
@@ -37,45 +36,28 @@ void rows_product(int rows, const uint16_t* weight, int64_t columns, const float
 }
 
 }  // namespace
-}  // namespace cpmv
 
-using namespace cpmv;
-
-// out [count, rows] = x [count, columns] weightᵀ + bias: weight bfloat16 or float16 [rows, columns], x and out bfloat16
-// or float32, bias float32 or null. rows is a multiple of 4, columns of 16. Four rows of x after four meet rows of the
-// weight that stay in the cache.
-extern "C" void cpmv_multiply_dense(const uint16_t* weight, int weight_is_bf16, int64_t rows, int64_t columns,
-                                    const void* x, int is_bf16, int64_t count, const float* bias, void* out,
-                                    int threads) {
-  const int64_t padded = count <= 2 ? count : (count + kMost - 1) / kMost * kMost;
-  std::vector<float> floats(size_t(padded * columns), 0.0f);
-  for (int64_t i = 0; i < count * columns; ++i) {
-    floats[size_t(i)] = is_bf16 ? from_bf16(((const uint16_t*)x)[i]) : ((const float*)x)[i];
-  }
-  parallel(threads, rows / kTogether, 8, [&](int64_t begin, int64_t end) {
-    float sums[kMost * kTogether];
-    for (int64_t first = 0; first < count; first += kMost) {
-      const int64_t here = std::min<int64_t>(kMost, count - first);
-      for (int64_t part = begin; part < end; ++part) {
-        const uint16_t* from = weight + part * kTogether * columns;
-        const float* inputs = floats.data() + first * columns;
-        if (weight_is_bf16) {
-          rows_product<true>(int(here), from, columns, inputs, sums);
-        } else {
-          rows_product<false>(int(here), from, columns, inputs, sums);
-        }
-        for (int64_t m = 0; m < here; ++m) {
-          for (int r = 0; r < kTogether; ++r) {
-            const int64_t n = part * kTogether + r, at = (first + m) * rows + n;
-            const float value = sums[m * kTogether + r] + (bias ? bias[n] : 0.0f);
-            if (is_bf16) {
-              ((uint16_t*)out)[at] = to_bf16(value);
-            } else {
-              ((float*)out)[at] = value;
-            }
-          }
+// `compute` of products.h. Four rows of x after four meet rows of the weight that stay in the cache.
+void compute_dense(const Matrix& matrix, const Prepared& in, int64_t begin, int64_t end, float* out, int64_t stride) {
+  const int64_t columns = matrix.columns, last = std::min(matrix.rows, end * kRows);
+  float sums[kMost * kTogether];
+  for (int64_t first = 0; first < in.count; first += kMost) {
+    const int64_t here = std::min<int64_t>(kMost, in.count - first);
+    const float* inputs = in.floats.data() + first * columns;
+    for (int64_t n = begin * kRows; n < last; n += kTogether) {
+      const uint16_t* from = matrix.dense + n * columns;
+      if (matrix.dense_is_bf16) {
+        rows_product<true>(int(here), from, columns, inputs, sums);
+      } else {
+        rows_product<false>(int(here), from, columns, inputs, sums);
+      }
+      for (int64_t m = 0; m < here; ++m) {
+        for (int r = 0; r < kTogether; ++r) {
+          out[(first + m) * stride + n + r] = sums[m * kTogether + r] + (matrix.bias ? matrix.bias[n + r] : 0.0f);
         }
       }
     }
-  });
+  }
 }
+
+}  // namespace cpmv
