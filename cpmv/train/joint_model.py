@@ -100,6 +100,7 @@ class JointModel(nn.Module):
     """The model with the two training heads, and its dense forward pass.
 
     packed: run the pictures of all grids of a batch in one row; otherwise grid by grid, which is quicker on a CPU.
+    fused_loss: where blocks are compiled, losses chunk by chunk with a kernel of Triton's (`kernels_loss`).
     length_power: of the language loss, see `answer_weights`.
     """
 
@@ -121,6 +122,7 @@ class JointModel(nn.Module):
         self._resample = model.resampler.resample
         self._row = PackedEncoder(model.vpm, model.resampler)
         self.packed = False
+        self.fused_loss = False
         self._omega: Tensor | None = None
 
     def compile_regions(self, backend: str = "inductor") -> None:
@@ -135,6 +137,10 @@ class JointModel(nn.Module):
         self._lm = self._query = torch.compile(_cross_entropy_of, dynamic=False, backend=backend)
         self._resample = torch.compile(self.model.resampler.resample, dynamic=True, backend=backend)
         self._row.compile(backend)
+        if self.fused_loss:
+            from .kernels_loss import cross_entropy_of
+
+            self._dense = self._lm = self._query = cross_entropy_of
 
     def encode(self, one: Pass) -> tuple[Tensor, Tensor]:
         """Return the tower's features [N * F, L, Dv] and the resampler's tokens [N, Q, E]."""
