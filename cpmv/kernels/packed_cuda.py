@@ -43,12 +43,19 @@ class Arguments(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Choice:
-    """kernel: gemv or tiles. depth: weights on their way, in units a warp; blocks: at least so many an SM."""
+    """kernel: gemv or tiles. depth: weights on their way, in units a warp; blocks: registers allow so many an SM.
+
+    grid: blocks an SM that gemv launches; with fewer than `blocks` the next kernel may begin beside it. prefetch: items
+    that gemv asks L2 for before it waits for the kernel ahead.
+    """
 
     kernel: str
     warps: int = 8
     depth: int = 4
     blocks: int = 2
+    grid: int = 2
+    prefetch: int = 0
+    sums: bool = False
     row_tiles: int = 1
     splits: int = 1
 
@@ -110,6 +117,8 @@ def macros_of(
     macros = [("FMT", _FORMATS[fmt]), ("GROUP", group), ("BF16", int(dtype is torch.bfloat16)), (name.upper(), 1)]
     if name in ("gemv", "tiles"):
         macros += [("DEPTH", choice.depth), ("THREADS", choice.warps * 32), ("BLOCKS", choice.blocks)]
+    if name == "gemv":
+        macros += [("PREFETCH", choice.prefetch), ("SUMS", int(choice.sums and fmt == "awq" and group >= 64))]
     if name == "tiles":
         macros += [("TOKEN_TILES", token_tiles), ("ROW_TILES", choice.row_tiles)]
     return tuple(macros)
@@ -123,7 +132,7 @@ def gemv_shared(fmt: str, rows: int, inputs: int, warps: int, gated: bool) -> in
     stride = inputs + (16 if fmt == "q6_k" else 32)
     table = _LUT_BYTES if fmt == "nf4" else 0
     partial = 2 * (2 if gated else 1) * warps * 16 * (1 if rows == 1 else 8) * 4
-    return (rows * stride * 2 + 15) // 16 * 16 + table + partial
+    return (rows * stride * 2 + 15) // 16 * 16 + table + rows * (inputs // 64) * 4 + 8 + partial
 
 
 def tiles_shared(fmt: str, token_tiles: int) -> int:
@@ -138,14 +147,16 @@ def token_tiles(rows: int) -> int:
 
 def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
-    small = Choice("gemv", depth=3 if fmt in ("q8_0", "q4_k", "q6_k") else 4)
-    fits = gemv_shared(fmt, rows, inputs, 8, gated) <= gpu.shared
+    small = Choice("gemv", 16, 2, 2)
+    if gemv_shared(fmt, rows, inputs, 16, gated) > gpu.shared:
+        small = Choice("gemv", 8, 2, 2)
+    fits = gemv_shared(fmt, rows, inputs, small.warps, gated) <= gpu.shared
     if rows == 1 or inputs % 128 or (rows <= 8 and fits and inputs <= 4096):
         return small
     row_tiles = 2
     items = tiles // 2 if gated else -(-tiles // row_tiles)
     steps = inputs // 128
-    best, least = Choice("tiles", 8, 2, 1, row_tiles, 1), float("inf")
+    best, least = Choice("tiles", 8, 2, 1, row_tiles=row_tiles), float("inf")
     for warps in (8, 6, 4):
         for splits in (1, 2, 3, 4, 6, 8):
             if steps // splits < 4 and splits > 1:
@@ -154,7 +165,7 @@ def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card)
             # Work of the busiest SM in steps of a warp, plus what a block costs: filling, and adding parts up.
             cost = -(-blocks // gpu.sms) * (warps * -(-steps // splits) + 12) + (24 if splits > 1 else 0)
             if cost < least:
-                best, least = Choice("tiles", warps, 2, 1, row_tiles, splits), cost
+                best, least = Choice("tiles", warps, 2, 1, row_tiles=row_tiles, splits=splits), cost
     return best
 
 
@@ -226,7 +237,7 @@ def _launch(
     a.M, a.gated = len(x), int(gated)
     if choice.kernel == "gemv":
         items = weight.tiles // (2 if gated else 1)
-        each = -(-items // (gpu.sms * choice.blocks))
+        each = -(-items // (gpu.sms * choice.grid))
         shared = gemv_shared(weight.format, len(x), weight.shape[1], choice.warps, gated)
         found = _kernel("gemv", weight.format, weight.group, x.dtype, choice)
         found.launch((-(-items // each), 1), choice.warps * 32, shared, a, early)

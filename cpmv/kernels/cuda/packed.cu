@@ -23,6 +23,11 @@ typedef unsigned long long u64;
 #define NC (IS_8BIT ? 2 : CHUNKS)                      // 16-byte loads a lane for a unit
 #define UNITS_PER_STEP (2 / CHUNKS)                    // `tiles` walks 128 inputs at a time
 
+// gemv with AWQ may leave zero points to sums of x a group, taken once a block: no subtraction for each pair of codes.
+#ifndef SUMS
+#define SUMS 0
+#endif
+
 struct Args {
     const void* x;
     const uint4* codes;
@@ -220,6 +225,20 @@ static __device__ __forceinline__ void fragment(u32* A, const Unit& u, int c, in
         A[p] = fma2(and_or(top, 0x00300030, and_or(w >> (4 * p), 0x000f000f, 0x64006400)), ONE, 0xE420E420);
 #endif
     }
+#elif SUMS
+    const u32 w = word_of(u.code[c], j);
+#if BF16  // 128 + q
+    A[0] = and_or(w, 0x000f000f, 0x43004300);
+    A[1] = and_or(w >> 4, 0x000f000f, 0x43004300);
+    A[2] = and_or(w >> 8, 0x000f000f, 0x43004300);
+    A[3] = and_or(w >> 12, 0x000f000f, 0x43004300);
+#else  // subnormal: q / 2^24 for row g, q / 2^20 for row g + 8
+    const u32 v = w >> 8;
+    A[0] = w & 0x000f000f;
+    A[1] = w & 0x00f000f0;
+    A[2] = v & 0x000f000f;
+    A[3] = v & 0x00f000f0;
+#endif
 #else  // 4-bit integers
     const u32 w = word_of(u.code[c], j);
 #if BF16
@@ -270,7 +289,7 @@ static __device__ __forceinline__ float signed_byte(u32 v, int at) { return (flo
 // step8: elements from token n to token n + 8.
 template <int NR, int NT>
 static __device__ __forceinline__ void consume(
-    float (&acc)[NR][NT][4], const Unit (&u)[NR], const u16* xs, int step8, int t, const char* lut) {
+    float (&acc)[NR][NT][4], const Unit (&u)[NR], const u16* xs, int step8, int t, const char* lut, float2 sum = float2()) {
     float C[NR][NT][4];
     u32 zero[NR][2];
 #pragma unroll
@@ -357,7 +376,21 @@ static __device__ __forceinline__ void consume(
             }
         }
     }
-#if GROUP >= 64
+#if SUMS
+    {
+        const float s0 = half_to_float(u[0].s.x), s1 = half_to_float(u[0].s.x >> 16);
+        const float z0 = (float)(u[0].z & 15), z1 = (float)(u[0].z >> 4);
+#if BF16
+        const float m0 = s0 * (z0 + 128.f), m1 = s1 * (z1 + 128.f), f0 = s0, f1 = s1;
+#else
+        const float m0 = s0 * z0, m1 = s1 * z1, f0 = s0 * 16777216.f, f1 = s1 * 1048576.f;
+#endif
+        acc[0][0][0] += f0 * C[0][0][0] - m0 * sum.x;
+        acc[0][0][1] += f0 * C[0][0][1] - m0 * sum.y;
+        acc[0][0][2] += f1 * C[0][0][2] - m1 * sum.x;
+        acc[0][0][3] += f1 * C[0][0][3] - m1 * sum.y;
+    }
+#elif GROUP >= 64
 #pragma unroll
     for (int r = 0; r < NR; ++r) flush(acc[r], C[r], half_to_float(u[r].s.x), half_to_float(u[r].s.x >> 16));
 #endif
@@ -437,6 +470,7 @@ extern __shared__ __align__(16) char shared_memory[];
 // ---------------------------------------------------------------- gemv: 1 to 8 rows of x
 
 #ifdef GEMV
+constexpr int warps = THREADS / 32;
 // A block takes tiles of 16 rows whole; its warps share the inputs and meet in shared memory. x is staged (and
 // normalised) once a block. Blocks stay and walk over tiles, weights of the next tile already on their way.
 // Shared: x [M][K + pad], table, partial sums [2][tiles of an item][warps][16][MT] float.
@@ -455,12 +489,26 @@ static __device__ __forceinline__ void advance(Cursor& c, int steps, int subs) {
     }
 }
 
+// Sums of every unit's inputs, [M][units].
+static __device__ __forceinline__ void sum_rows(const Args& a, const u16* xs, int stride, float* sums, int units) {
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    for (int i = warp; i < a.M * units; i += warps) {
+        const u32* from = (const u32*)(xs + (i / units) * stride + (i % units) * 64 * CHUNKS) + lane * CHUNKS;
+        float s = 0.f;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) s += to_float(from[c] & 0xffff) + to_float(from[c] >> 16);
+        s = warp_sum(s);
+        if (lane == 0) sums[i] = s;
+    }
+    __syncthreads();
+}
+
 static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int stride, float* scratch) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const u16* x = (const u16*)a.x;
     if (a.M == 1) {
         float s = 0.f;
-        for (int i = threadIdx.x * 8; i < a.K; i += blockDim.x * 8) {
+        for (int i = threadIdx.x * 8; i < a.K; i += THREADS * 8) {
             const uint4 v = *(const uint4*)(x + i);
             s += square_sum(v);
             *(uint4*)(xs + i) = v;
@@ -470,9 +518,10 @@ static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int st
             if (lane == 0) scratch[warp] = s;
             __syncthreads();
             s = 0.f;
+#pragma unroll
             for (int w = 0; w < warps; ++w) s += scratch[w];
             const float rstd = rsqrtf(s / a.K + a.eps);
-            for (int i = threadIdx.x * 8; i < a.K; i += blockDim.x * 8)
+            for (int i = threadIdx.x * 8; i < a.K; i += THREADS * 8)
                 *(uint4*)(xs + i) = normalised(*(uint4*)(xs + i), *(const uint4*)((const u16*)a.norm + i), rstd);
         }
     } else if (a.norm) {
@@ -497,15 +546,33 @@ static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int st
     __syncthreads();
 }
 
+// Ask L2 for the codes of a block's first PREFETCH items, while the kernel ahead is still busy.
+static __device__ __forceinline__ void prefetch_tiles(const Args& a, int item, int items, int subs, int warp, int lane) {
+#if PREFETCH && __CUDA_ARCH__ >= 900
+    const long long bytes = (long long)a.K * (IS_8BIT ? 16 : 8);
+    const int piece = 4096;
+    for (int p = 0; p < PREFETCH; ++p, item += gridDim.x) {
+        if (item >= items) return;
+        for (int s = 0; s < subs; ++s)
+            for (long long at = (long long)threadIdx.x * piece; at < bytes; at += THREADS * piece) {
+                const char* from = (const char*)a.codes + (item + s * items) * bytes + at;
+                const u32 size = (u32)min((long long)piece, bytes - at);
+                asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
+            }
+    }
+#endif
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a) {
     pdl_launch();
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5, g = lane >> 2, t = lane & 3;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int units = a.K / (64 * CHUNKS), steps = (units + warps - 1) / warps;
     const int subs = a.gated ? 2 : 1, items = a.tiles / subs, MT = a.M == 1 ? 1 : 8;
     const int stride = a.K + (FMT == Q6_K ? 16 : 32);
     u16* xs = (u16*)shared_memory;
     char* lut = shared_memory + ((a.M * stride * 2 + 15) & ~15);
-    float* partial = (float*)(lut + LUT_BYTES);
+    float* sums = (float*)(lut + LUT_BYTES);
+    float* partial = sums + ((a.M * units + 1) & ~1);
 
     const int own = items > blockIdx.x ? (items - blockIdx.x + gridDim.x - 1) / gridDim.x : 0;
     const int total = own * subs * steps;
@@ -519,11 +586,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
     };
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) fetch(ring[d][0]);
+    prefetch_tiles(a, blockIdx.x, items, subs, warp, lane);
 #if FMT == NF4
     fill_table(lut, (const u16*)a.extra);
 #endif
     pdl_wait();
     stage_rows(a, xs, stride, partial);
+#if SUMS
+    sum_rows(a, xs, stride, sums, units);
+    const float* sum0 = sums + min(2 * t, a.M - 1) * units;
+    const float* sum1 = sums + min(2 * t + 1, a.M - 1) * units;
+#endif
 
     const u16* mine = xs + min(g, a.M - 1) * stride;
     float acc[1][1][4] = {};
@@ -533,7 +606,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
         for (int d = 0; d < DEPTH; ++d) {
             if (i + d < total) {
                 const int unit = now.step * warps + warp;
-                if (unit < units) consume<1, 1>(acc, ring[d], mine + unit * 64 * CHUNKS, 0, t, lut + lane * 4);
+#if SUMS
+                const float2 sum = make_float2(sum0[unit], sum1[unit]);
+#else
+                const float2 sum = make_float2(0.f, 0.f);
+#endif
+                if (unit < units) consume<1, 1>(acc, ring[d], mine + unit * 64 * CHUNKS, 0, t, lut + lane * 4, sum);
                 fetch(ring[d][0]);
                 if (now.step == steps - 1) {  // the tile is complete
                     float* mean = partial + ((buffer * subs + now.sub) * warps + warp) * 16 * MT;
@@ -553,9 +631,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
                             const int r = o & 15, token = o >> 4, row = now.item * 16 + r;
                             const float* from = partial + buffer * subs * warps * 16 * MT + r * MT + token;
                             float v = 0.f;
+#pragma unroll
                             for (int w = 0; w < warps; ++w) v += from[w * 16 * MT];
                             if (a.gated) {
                                 float up = 0.f;
+#pragma unroll
                                 for (int w = 0; w < warps; ++w) up += from[(warps + w) * 16 * MT];
                                 store(a, swiglu(scaled(a, v, row), scaled(a, up, row + items * 16)), token, row, items * 16);
                             } else if (row < a.N) {
