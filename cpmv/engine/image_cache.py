@@ -120,7 +120,7 @@ def encode(
         else:
             found[group] = held
     for start, stop in _runs(missing, one_by_one):
-        features = network.encode_images(*media.pixels(start, stop)).to(network.dtype)
+        features = network.encode_images(*media.pixels(start, stop), steady=one_by_one).to(network.dtype)
         for group, tokens in zip(range(start, stop), features, strict=True):
             # A copy of its own: a view would keep the whole pass alive.
             found[group] = tokens.clone() if stop - start > 1 else tokens

@@ -83,8 +83,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
     assert x.is_contiguous()
     out = torch.empty_like(x)
     num_rows, size = x.shape
-    block = next_power_of_2(size)
-    rows = 2 if block <= 2048 and num_rows >= 2048 else 1
+    main = next_power_of_2(size + 1) // 2  # the largest that is no wider
+    tail = next_power_of_2(size - main) if size > main else 0
+    rows = min(4, 4096 // main) if num_rows >= 2048 and main < 4096 else 1
     if num_rows:
         _kernels().layer_norm[(-(-num_rows // rows),)](
             x,
@@ -98,10 +99,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
             shift is not None,
             x.dtype is torch.float16,
             rows,
-            block,
-            num_warps=_warps(rows * block),
+            main,
+            tail,
+            num_warps=_LAYER_NORM_WARPS or _warps(rows * main),
         )
     return out
+
+
+_LAYER_NORM_WARPS = 0
 
 
 def _warps(elements: int) -> int:

@@ -19,9 +19,6 @@ from torch import Tensor
 
 from .fused import by_kernel, layer_norm, next_power_of_2
 
-# Attention of equal slices: q, k, v [N, L, H, D] as views, to [N, L, H * D].
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 
 class Norm(NamedTuple):
     weight: Tensor
@@ -48,6 +45,10 @@ class Span(NamedTuple):
     start: int
     num_slices: int
     length: int
+
+
+# Attention of one span's slices: q, k, v [N, L, H, D] as views, to [N, L, H * D].
+Attend = Callable[[Tensor, Tensor, Tensor, Span], Tensor]
 
 
 @cache
@@ -95,9 +96,11 @@ def _gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _attend_spans(qkv: Tensor, spans: Sequence[Span], num_heads: int, attend: Attend) -> Tensor:
     parts = []
-    for start, num_slices, length in spans:
+    for span in spans:
+        start, num_slices, length = span
         rows = qkv[start : start + num_slices * length].view(num_slices, length, 3, num_heads, -1)
-        parts.append(attend(*rows.unbind(2)).flatten(0, 1))
+        q, k, v = rows.unbind(2)
+        parts.append(attend(q, k, v, span).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -190,10 +193,7 @@ def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def softmax_over_keys(scores: Tensor, keys: Keys, resampler: Absorbed, num_keys: int, dtype: torch.dtype) -> Tensor:
-    """Softmax over each group's keys of scores [G num_keys, H Q] with positions added; returns the same in `dtype`.
-
-    scores are float32 and are overwritten.
-    """
+    """Softmax over each group's keys of float32 scores [G num_keys, H Q] with positions added: the same in `dtype`."""
     if not by_kernel(scores, dtype):
         scores = scores + resampler.x_table[keys.x] + resampler.y_table[keys.y] + keys.time_table[keys.time]
         return scores.unflatten(0, (-1, num_keys)).softmax(1).flatten(0, 1).to(dtype)

@@ -34,6 +34,20 @@ def normalise_patches(
 
 
 @triton.jit
+def _scores(
+    scores_ptr, x_ptr, y_ptr, time_ptr, x_table_ptr, y_table_ptr, time_table_ptr, row, valid, size, cols, inside
+):
+    """Scores of some keys with what their positions add."""
+    x = tl.load(x_ptr + row, valid, 0)
+    y = tl.load(y_ptr + row, valid, 0)
+    t = tl.load(time_ptr + row, valid, 0)
+    s = tl.load(scores_ptr + row[:, None] * size + cols, inside, float("-inf"))
+    s += tl.load(x_table_ptr + x[:, None] * size + cols, inside, 0.0)
+    s += tl.load(y_table_ptr + y[:, None] * size + cols, inside, 0.0)
+    return s + tl.load(time_table_ptr + t[:, None] * size + cols, inside, 0.0)
+
+
+@triton.jit
 def softmax_over_keys(
     scores_ptr,
     x_ptr,
@@ -48,31 +62,29 @@ def softmax_over_keys(
     KEYS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """softmax over the keys of one group, for COLS queries a program; a key's position adds to its score."""
+    """softmax over the keys of one group, for COLS queries a program, which reads its scores twice."""
     group = tl.program_id(0).to(tl.int64)
     cols = (tl.program_id(1) * COLS + tl.arange(0, COLS))[None, :]
     highest = tl.full([COLS], float("-inf"), tl.float32)
     total = tl.zeros([COLS], tl.float32)
     for start in range(0, num_keys, KEYS):
         key = start + tl.arange(0, KEYS)
-        inside = (key < num_keys)[:, None] & (cols < size)
+        valid = key < num_keys
+        inside = valid[:, None] & (cols < size)
         row = group * num_keys + key
-        x = tl.load(x_ptr + row, key < num_keys, 0)
-        y = tl.load(y_ptr + row, key < num_keys, 0)
-        t = tl.load(time_ptr + row, key < num_keys, 0)
-        s = tl.load(scores_ptr + row[:, None] * size + cols, inside, float("-inf"))
-        s += tl.load(x_table_ptr + x[:, None] * size + cols, inside, 0.0)
-        s += tl.load(y_table_ptr + y[:, None] * size + cols, inside, 0.0)
-        s += tl.load(time_table_ptr + t[:, None] * size + cols, inside, 0.0)
-        tl.store(scores_ptr + row[:, None] * size + cols, s, inside)
+        s = _scores(
+            scores_ptr, x_ptr, y_ptr, time_ptr, x_table_ptr, y_table_ptr, time_table_ptr, row, valid, size, cols, inside
+        )
         best = tl.maximum(highest, tl.max(s, 0))
         total = total * tl.exp(highest - best) + tl.sum(tl.exp(s - best[None, :]), 0)
         highest = best
-    tl.debug_barrier()
     for start in range(0, num_keys, KEYS):
         key = start + tl.arange(0, KEYS)
-        inside = (key < num_keys)[:, None] & (cols < size)
-        at = (group * num_keys + key)[:, None] * size + cols
-        s = tl.load(scores_ptr + at, inside, 0.0)
+        valid = key < num_keys
+        inside = valid[:, None] & (cols < size)
+        row = group * num_keys + key
+        s = _scores(
+            scores_ptr, x_ptr, y_ptr, time_ptr, x_table_ptr, y_table_ptr, time_table_ptr, row, valid, size, cols, inside
+        )
         p = tl.exp(s - highest[None, :]) / total[None, :]
-        tl.store(out_ptr + at, p.to(out_ptr.dtype.element_ty), inside)
+        tl.store(out_ptr + row[:, None] * size + cols, p.to(out_ptr.dtype.element_ty), inside)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..kernels import vision as kernels
 from ..kernels.fused import layer_norm
-from ..kernels.merge import Snapshot, merge_rows
+from ..kernels.merge import Snapshot, merge_rows, pad_hidden
 from .attention import attention
 from .layers import Linear
 from .resampler import Resampler, sincos, temporal_positions
@@ -35,6 +35,7 @@ _PATCHES_AT_ONCE = 36 * 1024
 _PATCHES_ON_SMALL_CARDS = 8 * 1024
 _SMALL_CARD_BYTES = 20 << 30
 _MAX_GRAPHS = 16
+_FAMILIAR = 16  # slices
 _POSITIONS = 70  # sides up to this need no larger tables
 
 
@@ -57,7 +58,10 @@ class ImageEncoder:
         self._seen: Counter[tuple[int, int]] = Counter()
         self._graphs: dict[tuple[int, int], _SliceGraph] = {}
         self._pool: Any = None  # of memory that the graphs share: they never run at once
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._shapes: Counter[tuple[int, int]] = Counter()
+        on_gpu = self.device.type == "cuda"
+        self._has_flash = on_gpu and torch.cuda.get_device_capability(self.device) >= (8, 0)
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.patches_at_once = _patches_at_once(self.device)
         self._snapshot = Snapshot(tower, resampler)
 
@@ -102,7 +106,12 @@ class ImageEncoder:
         self._no_time = torch.zeros(1, folded[0].shape[0], device=self.device)
 
     def encode(
-        self, patches: Tensor, sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]
+        self,
+        patches: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        temporal_ids: Sequence[Sequence[int]],
+        *,
+        steady: bool = False,
     ) -> Tensor:
         """As `MiniCPMV.encode_images`: [G, Q, E]."""
         longest = max((max(size) for size in sizes), default=1)
@@ -112,7 +121,7 @@ class ImageEncoder:
         slices = _slices_of(sizes, temporal_ids)
         parts, places = [], []
         for chunk in _chunks(slices, self.patches_at_once):
-            parts.append(self._encode_chunk(patches, [slices[g] for g in chunk]))
+            parts.append(self._encode_chunk(patches, [slices[g] for g in chunk], steady))
             places += chunk
         if not parts:
             return torch.empty(0, *self._resampler.query.shape, device=self.device, dtype=self.dtype)
@@ -123,7 +132,7 @@ class ImageEncoder:
         back[torch.tensor(places)] = torch.arange(len(places))
         return whole.index_select(0, _send(back, self.device))
 
-    def _encode_chunk(self, patches: Tensor, groups: list[list[_Slice]]) -> Tensor:
+    def _encode_chunk(self, patches: Tensor, groups: list[list[_Slice]], steady: bool) -> Tensor:
         slices = [one for group in groups for one in group]
         pixels = self._pixels(patches, slices)
         times = [one.time for one in slices]
@@ -137,19 +146,43 @@ class ImageEncoder:
             table = kernels.position_scores(_send(positions, self.device), self._absorbed.queries)
         else:
             times = [0] * len(slices)
-        if len(slices) == 1 and self._stream is not None and pixels.dtype == torch.uint8:
+        spans = _spans(slices)
+        familiar = set() if steady else {span for span in spans if self._is_familiar(span)}
+        if len(slices) == 1 and self._stream is not None and not steady and pixels.dtype == torch.uint8:
             graph = self._graph(slices[0].size)
             if graph is not None:
                 return graph.replay(pixels, table)
         columns, rows, moments = _send(_places(slices, times), self.device)
         keys = kernels.Keys(columns, rows, moments, table)
         grids = [self._position_rows(one.size) for one in slices]
-        return self._compute(pixels, grids, keys, [sum(one.length for one in group) for group in groups], slices)
+        num_keys = [sum(one.length for one in group) for group in groups]
+        return self._compute(pixels, grids, keys, num_keys, spans, familiar)
+
+    def _is_familiar(self, span: kernels.Span) -> bool:
+        """Whether so many slices of a kind have come that building cuDNN's attention for them pays.
+
+        That takes 45 ms or more for every new shape, a hundred times what it saves on one slice; until then, and
+        where the result may not depend on what came before, FlashAttention takes any shape.
+        """
+        key = (span.num_slices, span.length)
+        before = self._shapes[key]
+        self._shapes[key] = before + span.num_slices
+        return before >= _FAMILIAR
 
     def _compute(
-        self, pixels: Tensor, positions: list[Tensor], keys: kernels.Keys, num_keys: list[int], slices: list[_Slice]
+        self,
+        pixels: Tensor,
+        positions: list[Tensor],
+        keys: kernels.Keys,
+        num_keys: list[int],
+        spans: list[kernels.Span],
+        familiar: set[kernels.Span],
     ) -> Tensor:
         """From pixels [P, C p p] on the device to tokens [G, Q, E]."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, span: kernels.Span) -> Tensor:
+            return _attend(q, k, v) if span in familiar or not self._has_flash else _attend_any(q, k, v)
+
         config, resampler = self._tower.config, self._resampler
         x = torch.cat(positions)
         if pixels.dtype == torch.uint8:
@@ -157,7 +190,7 @@ class ImageEncoder:
         else:
             pixels = F.pad(pixels.to(self.dtype), (0, self._patch_width - pixels.shape[1]))
         x.addmm_(pixels, self._patch_weight.t())
-        kernels.run_blocks(x, self._blocks, _spans(slices), config.num_attention_heads, config.layer_norm_eps, _attend)
+        kernels.run_blocks(x, self._blocks, spans, config.num_attention_heads, config.layer_norm_eps, attend)
         x = layer_norm(x, self._norm.weight, self._norm.bias, config.layer_norm_eps, self._norm.shift)
         eps = resampler.config.layer_norm_eps
         values = layer_norm(resampler.kv_proj(x), resampler.ln_kv.weight, resampler.ln_kv.bias, eps)
@@ -192,7 +225,8 @@ class ImageEncoder:
         if len(parts) > 1 or not staged.is_pinned():
             rows = sum(len(part) for part in parts)
             staged = torch.empty(rows, parts[0].shape[1], dtype=patches.dtype, pin_memory=True)
-            torch.cat(parts, out=staged)
+            for part, place in zip(parts, staged.split([len(part) for part in parts]), strict=True):
+                place.copy_(part)  # by several threads, as cat is not
         with torch.cuda.stream(self._stream):
             pixels = staged.to(self.device, non_blocking=True)
         here = torch.cuda.current_stream(self.device)
@@ -201,12 +235,12 @@ class ImageEncoder:
         return pixels
 
     def _graph(self, size: tuple[int, int]) -> _SliceGraph | None:
-        """A recording for a single slice of this grid, made when the grid comes for the second time."""
+        """A recording for a single slice of this grid, made when the grid comes for the third time."""
         held = self._graphs.get(size)
         if held is not None:
             return held
         self._seen[size] += 1
-        if self._seen[size] < 2 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
+        if self._seen[size] < 3 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
             return None
         one = _Slice(0, size, -1)
         columns, rows, moments = _send(_places([one], [0]), self.device)
@@ -218,8 +252,12 @@ class ImageEncoder:
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
+            spans = _spans([one])
             graph = _SliceGraph(
-                pixels, keys, self._pool, lambda: self._compute(pixels, positions, keys, [one.length], [one])
+                pixels,
+                keys,
+                self._pool,
+                lambda: self._compute(pixels, positions, keys, [one.length], spans, set(spans)),
             )
         except torch.OutOfMemoryError:
             raise
@@ -278,6 +316,7 @@ def _fold(tower: VisionTower) -> tuple[list[kernels.Block], kernels.Norm] | None
         if weight is None or bias is None or not all(isinstance(part, Linear) for part in rest):
             return None
         between = _plus(shift, attn.out_proj.bias)
+        fc1_weight, fc1_bias, fc2_weight = pad_hidden(mlp.fc1, mlp.fc2, 64)
         blocks.append(
             kernels.Block(
                 _norm(block.layer_norm1, shift),
@@ -285,9 +324,9 @@ def _fold(tower: VisionTower) -> tuple[list[kernels.Block], kernels.Norm] | None
                 bias,
                 attn.out_proj.weight.detach(),
                 _norm(block.layer_norm2, between),
-                mlp.fc1.weight.detach(),
-                mlp.fc1.bias.detach(),
-                mlp.fc2.weight.detach(),
+                fc1_weight,
+                fc1_bias,
+                fc2_weight,
             )
         )
         shift = _plus(between, mlp.fc2.bias)
@@ -306,6 +345,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of equal slices, q, k, v [N, L, H, D]: [N, L, H * D]."""
     out = attention(*(x.transpose(1, 2) for x in (q, k, v)), scale=q.shape[-1] ** -0.5)
     return out.transpose(1, 2).flatten(2)
+
+
+def _attend_any(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by FlashAttention, which needs no preparation for a shape."""
+    length, scale = q.shape[1], q.shape[-1] ** -0.5
+    out = torch.ops.aten._flash_attention_forward(q, k, v, None, None, length, length, 0.0, False, False, scale=scale)[
+        0
+    ]
+    return out.flatten(2)
 
 
 def _slices_of(sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]) -> list[list[_Slice]]:

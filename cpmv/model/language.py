@@ -15,7 +15,9 @@ from .attention import Paged, Segments, attention, causal_mask
 from .cache import KVCache, PagedCache
 from .config import LanguageConfig
 from .layers import Embedding, GatedMLP, Linear, RMSNorm, add_product, clamp_half, rotary_frequencies, rotate
-from .packed_attention import PackedPlan, room_for
+from .packed_attention import PackedPlan, attend_some, room_for
+
+_FEW = 16  # rows whose attention is computed apart from the others'
 
 
 class DecoderAttention(nn.Module):
@@ -51,13 +53,22 @@ class DecoderAttention(nn.Module):
         super()._apply(fn, recurse)
         return self
 
-    def attend(self, x: Tensor, run: _FastPass) -> Tensor:
-        """The same of normalised rows x [N, E] in few kernels, before the output projection: [N, H * D]."""
+    def attend(self, x: Tensor, run: _FastPass, wanted: Tensor | None) -> Tensor:
+        """The same of normalised rows x [N, E] in few kernels, before the output projection: [N, H * D].
+
+        wanted: rows int64 [R] whose results are asked for: [R, H * D].
+        """
         h, k, d = run.heads
         qkv = run.qkv
         parts = (self.q_proj, self.k_proj, self.v_proj)
         weight = merged(self.qkv_weight, parts)
-        if weight is not None and weight.dtype == x.dtype:
+        group = run.plan.only if run.plan is not None and wanted is not None and len(wanted) <= _FEW else None
+        if weight is None or weight.dtype != x.dtype:
+            group = None
+        if group is not None and weight is not None and wanted is not None:
+            torch.mm(x, weight[h * d :].t(), out=qkv[: run.num_rows, h * d :])
+            qkv[: run.num_rows, : h * d].index_copy_(0, wanted, x[wanted] @ weight[: h * d].t())
+        elif weight is not None and weight.dtype == x.dtype:
             torch.mm(x, weight.t(), out=qkv[: run.num_rows])
         else:
             for part, columns in zip(parts, qkv[: run.num_rows].split([h * d, k * d, k * d], dim=1), strict=True):
@@ -65,15 +76,21 @@ class DecoderAttention(nn.Module):
         store = run.cache.place(self.layer) if isinstance(run.cache, PagedCache) else None
         weights = self.q_norm.weight, self.k_norm.weight
         fused.qk_norm_rotate(qkv[: run.num_rows], h, k, run.cos, run.sin, *weights, self.q_norm.eps, store)
+        if group is not None and store is not None and wanted is not None:
+            if not len(wanted):
+                return x.new_empty(0, h * d)
+            return attend_some(qkv[wanted, : h * d].unflatten(1, (h, d)), store[:2], group, wanted, d**-0.5)
         if store is not None and run.plan is not None:
-            return run.plan.attend(qkv, run.num_rows, run.heads, store[:2], d**-0.5)
+            out = run.plan.attend(qkv, run.num_rows, run.heads, store[:2], d**-0.5)
+            return out if wanted is None else out[wanted]
         rows = qkv[: run.num_rows].view(run.batch, -1, h + 2 * k, d).transpose(1, 2)  # [B, H + 2 K, S, D]
         query, key, value = rows.split([h, k, k], dim=1)
         if run.cache is not None:
             key, value = run.cache.append(self.layer, key, value)
         causal = run.mask is None and key.shape[2] == query.shape[2]
         out = attention(query, key, value, scale=d**-0.5, causal=causal, mask=run.mask)
-        return out.transpose(1, 2).reshape(run.num_rows, h * d)
+        out = out.transpose(1, 2).reshape(run.num_rows, h * d)
+        return out if wanted is None else out[wanted]
 
 
 @dataclass
@@ -121,9 +138,8 @@ class DecoderLayer(nn.Module):
         Sums that leave float16's range stay infinite until the next norm.
         """
         attn = self.self_attn
-        out = attn.attend(fused.rms_norm(x, self.input_layernorm.weight, self.input_layernorm.eps), fast)
-        if rows is not None:
-            x, out = x[rows], out[rows]
+        out = attn.attend(fused.rms_norm(x, self.input_layernorm.weight, self.input_layernorm.eps), fast, rows)
+        x = x if rows is None else x[rows]
         add_product(x, out, attn.o_proj)
         norm = self.post_attention_layernorm
         self.mlp.add_to(x, fused.rms_norm(x, norm.weight, norm.eps))

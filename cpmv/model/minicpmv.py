@@ -48,21 +48,26 @@ class MiniCPMV(nn.Module):
         return CacheSpec(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, self.dtype)
 
     def encode_images(
-        self, patches: Tensor, tgt_sizes: Tensor | Sequence[Sequence[int]], temporal_ids: Sequence[Sequence[int]]
+        self,
+        patches: Tensor,
+        tgt_sizes: Tensor | Sequence[Sequence[int]],
+        temporal_ids: Sequence[Sequence[int]],
+        *,
+        steady: bool = False,
     ) -> Tensor:
         """Turn pixels into tokens.
 
         patches: uint8 or normalised float [P, C, p, p]; tgt_sizes: [N, 2] rows and columns; temporal_ids: G lists
         with one id a slice, -1 for a picture. Returns [G, Q, E]. Groups are encoded a bounded number of slices at a
-        time, so a long video costs no more memory than its longest part.
+        time, so a long video costs no more memory than its longest part. steady: to the bit, whatever came before.
         """
         sizes = [(int(h), int(w)) for h, w in torch.as_tensor(tgt_sizes).tolist()]
         num_slices = sum(len(ids) for ids in temporal_ids)
         assert num_slices == len(sizes), f"{len(sizes)} slices but {num_slices} temporal ids"
         if usable(self.vpm.post_layernorm.weight):
-            encoder = self._fast_encoder()
-            if encoder is not None:
-                return encoder.encode(patches, sizes, temporal_ids)
+            fast = self._encode_fast(patches, sizes, temporal_ids, steady)
+            if fast is not None:
+                return fast
         out: list[Tensor] = []
         group = slice_ = patch = 0
         while group < len(temporal_ids):
@@ -78,11 +83,17 @@ class MiniCPMV(nn.Module):
             group, slice_, patch = end, slice_ + count, patch + num_patches
         return torch.cat(out)
 
-    def _fast_encoder(self) -> ImageEncoder | None:
-        """The folded tower and resampler, made at first use and again when weights have changed."""
-        if self._encoder is None or not self._encoder.current():
-            self._encoder = ImageEncoder.of(self.vpm, self.resampler)
-        return self._encoder
+    def _encode_fast(
+        self, patches: Tensor, sizes: list[tuple[int, int]], temporal_ids: Sequence[Sequence[int]], steady: bool
+    ) -> Tensor | None:
+        """By the folded tower and resampler, made at first use and again when weights have changed."""
+        if self._encoder is not None:
+            out = self._encoder.encode(patches, sizes, temporal_ids, steady=steady)
+            # Asked afterwards, while the device computes; the answer is nearly always yes.
+            if self._encoder.current():
+                return out
+        self._encoder = ImageEncoder.of(self.vpm, self.resampler)
+        return None if self._encoder is None else self._encoder.encode(patches, sizes, temporal_ids, steady=steady)
 
     @property
     def _slices_at_once(self) -> int:

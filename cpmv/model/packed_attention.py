@@ -2,8 +2,8 @@
 
 A chunk that begins its prompt is causal among its own tokens. A later one attends to its past, all of which every query
 sees, and to itself, and the two are combined by the logarithms of their sums. Short chunks run as segments of one
-FlashAttention call. cuDNN's kernels are the fastest for long chunks, but are built once for each shape, so lengths are
-rounded up to few shapes; what lies behind a chunk's end is computed and thrown away.
+FlashAttention call. cuDNN's kernels are the fastest for long chunks, but are built once for each shape, so it
+gets few shapes, rounded up; what lies behind a chunk's end is computed and thrown away.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ log = logging.getLogger("cpmv")
 
 # Shorter chunks are segments: their attention costs nothing beside the products.
 _LONG = 512
-# cuDNN sees lengths that are multiples of this.
-STEP = 256
+# cuDNN sees lengths that are multiples of this, and takes what is little shorter: a new shape costs 45 ms or more.
+STEP, SPARE = 1024, 256
 
 Pools = tuple[Tensor, Tensor]
 
@@ -64,6 +64,12 @@ class PackedPlan:
             self._parts.append(Segment(short[0].first, ends[-1], offsets, longest))
             short.clear()
 
+    @property
+    def only(self) -> PagedGroup | None:
+        """The row's one sequence, where there is no other."""
+        part = self._parts[0] if len(self._parts) == 1 else None
+        return part if isinstance(part, PagedGroup) and part.num_rows == 1 and part.num_queries > 1 else None
+
     def attend(self, qkv: Tensor, num_tokens: int, heads: tuple[int, int, int], pools: Pools, scale: float) -> Tensor:
         """Attend from a row's queries: [N, H * D].
 
@@ -99,9 +105,9 @@ class PackedPlan:
     def _chunk(self, part: PagedGroup, q: Tensor, k: Tensor, v: Tensor, pools: Pools, scale: float) -> Tensor:
         first, length = part.first, part.num_queries
         past = part.num_keys - length
-        padded = min(-(-length // STEP) * STEP, len(q) - first)
+        padded = -(-length // STEP) * STEP
         here = slice(first, first + padded)
-        suits = self._cudnn and length >= _LONG and past % STEP == 0
+        suits = self._cudnn and padded - length <= SPARE and past % STEP == 0 and first + padded <= len(q)
         if suits and past == 0:
             found = _cudnn(q[here], k[here], v[here], True, scale, lse=False)
             if found is not None:
@@ -135,6 +141,18 @@ class PackedPlan:
         )[0][0]
 
 
+def attend_some(q: Tensor, pools: Pools, group: PagedGroup, rows: Tensor, scale: float) -> Tensor:
+    """Attend from a few of a sequence's newest tokens, q [R, H, D] of rows int64 [R]: [R, H * D], in float32."""
+    k, v = (_gather(pool, group.blocks, 1, group.num_keys)[0].float() for pool in pools)  # [K, T, D]
+    heads = q.unflatten(1, (len(k), -1)).transpose(0, 1).flatten(1, 2).float()  # [K, R * H / K, D]
+    scores = (heads @ k.transpose(1, 2) * scale).unflatten(1, (len(q), -1))
+    last_seen = group.num_keys - group.num_queries + rows
+    hidden = torch.arange(group.num_keys, device=q.device) > last_seen[:, None]  # [R, T]
+    weights = scores.masked_fill(hidden[None, :, None], float("-inf")).softmax(-1)
+    out = weights.flatten(1, 2) @ v
+    return out.unflatten(1, (len(q), -1)).transpose(0, 1).flatten(1).to(q.dtype)
+
+
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, *, lse: bool) -> tuple[Tensor, Tensor] | None:
     """cuDNN's attention of one sequence, q [S, H, D], k, v [T, K, D]: output [S, H, D] and logarithms [H, S].
 
@@ -160,4 +178,4 @@ _refused: list[str] = []
 
 def room_for(paged: Sequence[PagedGroup]) -> int:
     """Rows to keep behind a packed row, so that its last chunk can be rounded up."""
-    return STEP if any(group.num_queries >= _LONG for group in paged) else 0
+    return SPARE if any(group.num_queries >= _LONG for group in paged) else 0

@@ -80,7 +80,7 @@ def test_blocks_without_their_biases_are_the_blocks() -> None:
     biases = [normal(n, seed=10 + i) for i, n in enumerate((72, 24, hidden, 24))]
     gains = [normal(width, seed=20 + i) for i in range(4)]
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: object = None) -> torch.Tensor:
         parts = (x.transpose(1, 2) for x in (q, k, v))
         return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 

@@ -131,7 +131,8 @@ def test_a_packed_row_of_chunks_and_decoding_rows(network: MiniCPMV, fast: Calla
         pool = PagedPool(network.cache_spec(), 12, size, "cpu")
         begun = run(pool, row[:, :13], [(0, 0, 6), (1, 0, 7)])
         mixed = run(pool, row[:, 13:], [(0, 6, 7), (1, 7, 14), (2, 0, 3)], torch.tensor([10, 7, 0]))
-        return torch.cat([begun, mixed], dim=1)
+        alone = run(pool, row[:, 3:8], [(2, 3, 8)], torch.tensor([4, 1]))
+        return torch.cat([begun, mixed, alone], dim=1)
 
     plain, quick = fast(compute)
     torch.testing.assert_close(quick, plain, **TOLERANCE)
