@@ -108,7 +108,9 @@ class FusedDecoder:
         max_keys = table.shape[1] * self._pool.keys[0].shape[1]
         split = config or paged.choose_split(ids.shape[0], c.num_key_value_heads, max_keys, self._processors)
         x = self._embed(ids, likeliest)
-        for layer, keys, values in zip(self._layers, self._pool.keys, self._pool.values, strict=True):
+        # Layers are alike: to compile for one is to compile for all.
+        layers = self._layers[:1] if launch.only_compiles() else self._layers
+        for layer, keys, values in zip(layers, self._pool.keys, self._pool.values, strict=False):
             qkv = linear.multiply(x, layer.qkv, norm=layer.norm, bias=layer.qkv_bias)
             attended = paged.decode_attention(qkv, (keys, values), paging, layer.heads, self._rotary, split)
             linear.multiply(attended, layer.output, residual=x, bias=layer.output_bias)
@@ -119,6 +121,17 @@ class FusedDecoder:
         else:
             linear.multiply(x, self._head, norm=self._norm, bias=self._head_bias, out=logits)
         linear.argmax(logits, likeliest)
+
+    def compile(self, num_rows: int, num_blocks: int) -> None:
+        """Compile what a step of so many rows and blocks launches, side by side rather than one after the other."""
+        empty = torch.zeros(max(num_rows, 2), 2 + num_blocks, dtype=torch.int64, device=self.device)
+        ids, table = empty[:num_rows, 0].contiguous(), empty[:num_rows, 2:].contiguous()
+        logits = torch.empty(num_rows, self._config.vocab_size, device=self.device)
+        try:
+            with launch.compiling():
+                self.step(ids, torch.zeros_like(ids), table, logits, torch.zeros_like(ids))
+        except Exception as error:  # what is wrong with a kernel shows when it is launched
+            log.info("kernels are compiled one at a time: %s", error)
 
     def _embed(self, ids: Tensor, chosen: Tensor) -> Tensor:
         scale = self._config.scale_emb

@@ -102,6 +102,8 @@ class DecodeGraph:
             self.logits.copy_(decoder.head(hidden))
             torch.argmax(self.logits, -1, out=self.likeliest)
 
+        if fused is not None and device.type == "cuda":
+            fused.compile(num_rows, num_blocks)
         self._replay = capture(run)
 
     def fill(self, works: Sequence[Work], ahead: bool = False) -> None:

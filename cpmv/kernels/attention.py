@@ -129,7 +129,8 @@ def decode_attention(
         size = num_rows * k * split.parts * group * (d + 2)
         part = torch.empty(size, dtype=torch.float32, device=qkv.device)
     pdl = launch.has_dependent_launch(qkv.device)
-    kernels.decode[(split.parts, k, num_rows)](
+    launch.run(
+        *(kernels.decode, (split.parts, k, num_rows)),
         *(qkv, *pools, paging.table, paging.position, heads.q_norm, heads.k_norm, *rotary, out, part),
         *(launch.counters(qkv.device), paging.table.shape[1], heads.eps, math.log2(math.e) / math.sqrt(d)),
         **dict(GROUP=group, HEADS=k, D=d, BLOCK=pools[0].shape[1], R=_LEAST_QUERIES, BT=split.keys),

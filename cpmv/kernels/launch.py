@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +21,8 @@ log = logging.getLogger("cpmv")
 PATHS = ("auto", "triton", "plain")
 # Programs that share a result count their arrivals here; a kernel leaves zeros. More than any launch has.
 _NUM_COUNTERS = 1 << 14
+_COMPILERS = 8  # threads; ptxas is a process of its own
+_only_compiling: ContextVar[bool] = ContextVar("only_compiling", default=False)
 
 
 def chosen_path() -> str:
@@ -86,3 +92,32 @@ def options(num_warps: int, dependent: bool) -> dict[str, Any]:
 def counters(device: torch.device) -> Tensor:
     """The card's counters, int32 zeros. Launches that use them must follow each other on one stream."""
     return torch.zeros(_NUM_COUNTERS, dtype=torch.int32, device=device)
+
+
+def run(kernel: Any, grid: tuple[int, ...], /, *args: Any, **options: Any) -> None:
+    """Launch a Triton kernel; within `compiling`, only have it compiled."""
+    if _only_compiling.get():
+        kernel.warmup(*args, grid=grid, **options)
+    else:
+        kernel[grid](*args, **options)
+
+
+def only_compiles() -> bool:
+    """Whether launches have no effect just now."""
+    return _only_compiling.get()
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Within, what would be launched is compiled instead, side by side; all of it is ready at the end.
+
+    Raises ImportError with a Triton that has no such mode (before 3.5).
+    """
+    from triton.runtime import _async_compile
+
+    token = _only_compiling.set(True)
+    try:
+        with ThreadPoolExecutor(_COMPILERS) as executor, _async_compile.AsyncCompileMode(executor):
+            yield
+    finally:
+        _only_compiling.reset(token)

@@ -98,6 +98,8 @@ def multiply(
     The norm's factor is applied after the product, so its output is not rounded to 16 bits in between.
     """
     if not isinstance(weight, Tensor):
+        if launch.only_compiles():
+            return x.new_empty(x.shape[0], weight.shape[0] // (2 if gated else 1)) if residual is None else residual
         product: Tensor = weight.multiply(x, norm=norm, residual=residual, gated=gated, bias=bias)
         return product if out is None else out.copy_(product)
     rows = weight.shape[0] // 2 if gated else weight.shape[0]
@@ -139,7 +141,9 @@ def _run(
     offset = bias if bias is not None else x
     if isinstance(config, Gemv):
         assert num_rows == 1, "a gemv is for one row"
-        kernels.gemv[(tiles,)](x, weight, out, gain, offset, rows, eps, NORM=norm is not None, **shared, **options)
+        launch.run(
+            kernels.gemv, (tiles,), x, weight, out, gain, offset, rows, eps, NORM=norm is not None, **shared, **options
+        )
         return
     padded = max(16, 1 << (num_rows - 1).bit_length())
     # float16 cannot hold what has not been normed yet.
@@ -148,8 +152,21 @@ def _run(
     part = out
     if split > 1:
         part = torch.empty(tiles * split * padded * (config.rows + 1), dtype=torch.float32, device=x.device)
-    kernels.tile[(tiles, split)](
-        *(x, weight, out, gain, offset, part, launch.counters(x.device), num_rows, rows, eps),
+    launch.run(
+        *(
+            kernels.tile,
+            (tiles, split),
+            x,
+            weight,
+            out,
+            gain,
+            offset,
+            part,
+            launch.counters(x.device),
+            num_rows,
+            rows,
+            eps,
+        ),
         **dict(NORM=how, BM=padded, SPLIT=split, STAGES=config.stages),
         **shared,
         **options,
@@ -202,7 +219,7 @@ def _choose(
     if not x.is_cuda:  # the interpreter, whose time goes by programs, not by work
         return Gemv(512, min(_step(width), 256)) if place == 0 else Tile(512, min(_step(width), 256))
     candidates = _table(x.shape[0], rows, width, gated, x.element_size() == 4)
-    if not measures(launch.capability(x.device)):
+    if launch.only_compiles() or not measures(launch.capability(x.device)):
         return candidates[0]
     bucket = (1, 16, 32, 64)[place]
     kind = f"{'gated ' if gated else ''}{'norm ' if norm else ''}{str(x.dtype).removeprefix('torch.')}"
@@ -219,7 +236,9 @@ def embed(ids: Tensor, chosen: Tensor, table: Tensor, scale: float = 1.0) -> Ten
     width = table.shape[1]
     out = torch.empty(ids.shape[0], width, dtype=table.dtype, device=table.device)
     block = 1 << (width - 1).bit_length()
-    kernels.embed[(ids.shape[0],)](ids, chosen, table, out, scale, K=width, BLOCK=block, SCALED=scale != 1.0)
+    launch.run(
+        kernels.embed, (ids.shape[0],), ids, chosen, table, out, scale, K=width, BLOCK=block, SCALED=scale != 1.0
+    )
     return out
 
 
@@ -234,8 +253,8 @@ def argmax(scores: Tensor, out: Tensor) -> Tensor:
     values = torch.empty(num_rows, chunks, dtype=torch.float32, device=scores.device)
     places = torch.empty(num_rows, chunks, dtype=torch.int32, device=scores.device)
     pdl = launch.has_dependent_launch(scores.device)
-    kernels.argmax[(chunks, num_rows)](
-        *(scores, out, values, places, launch.counters(scores.device), width),
+    launch.run(
+        *(kernels.argmax, (chunks, num_rows), scores, out, values, places, launch.counters(scores.device), width),
         **dict(CHUNK=chunk, BLOCK=min(2048, 1 << (chunk - 1).bit_length()), CHUNKS=chunks, PDL=pdl),
         **launch.options(4, pdl),
     )

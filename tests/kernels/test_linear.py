@@ -203,3 +203,22 @@ def test_the_wanted_path_is_read_and_checked(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CPMV_KERNELS", "fast")
     with pytest.raises(ValueError, match="use one of auto, triton, plain"):
         launch.chosen_path()
+
+
+def test_compiling_launches_nothing() -> None:
+    pytest.importorskip("triton")
+    asked: list[str] = []
+
+    class Kernel:
+        def warmup(self, *args: int, grid: tuple[int, ...]) -> None:
+            asked.append(f"compile {args} {grid}")
+
+        def __getitem__(self, grid: tuple[int, ...]) -> object:
+            return lambda *args: asked.append(f"launch {args} {grid}")
+
+    with launch.compiling():
+        assert launch.only_compiles()
+        launch.run(Kernel(), (3,), 1, 2)
+    assert not launch.only_compiles()
+    launch.run(Kernel(), (3,), 1, 2)
+    assert asked == ["compile (1, 2) (3,)", "launch (1, 2) (3,)"]
