@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..kernels.fused import merge_attention
 from .attention import Paged, PagedGroup, _cudnn_first, _gather, _paged_group
@@ -97,9 +99,11 @@ class PackedPlan:
             return torch.ops.aten._flash_attention_forward(
                 q[here], k[here], v[here], offsets, offsets, longest, longest, 0.0, True, False, scale=scale
             )[0]
-        if part.num_rows > 1 or part.num_queries == 1 or not self._flash:
+        if not self._flash:
             row = q[:num_tokens].transpose(0, 1)[None]
             return _paged_group(row, *pools, scale, part)[0].transpose(0, 1)
+        if part.num_rows > 1 or part.num_queries == 1:
+            return _decoding(q, pools, scale, part)
         return self._chunk(part, q, k, v, pools, scale)
 
     def _chunk(self, part: PagedGroup, q: Tensor, k: Tensor, v: Tensor, pools: Pools, scale: float) -> Tensor:
@@ -139,6 +143,23 @@ class PackedPlan:
             False,
             scale=scale,
         )[0][0]
+
+
+def _decoding(q: Tensor, pools: Pools, scale: float, group: PagedGroup) -> Tensor:
+    """Rows that decode beside a chunk, q [N, H, D]: [their queries, H, D].
+
+    Their number of keys is another at every step, which cuDNN's kernels would be built anew for.
+    """
+    n, s = group.num_rows, group.num_queries
+    k, v = (_gather(pool, group.blocks, n, group.num_keys) for pool in pools)  # [n, K, T, D]
+    heads, width = q.shape[1] // k.shape[1], q.shape[2]
+    # The heads that share a key become its queries.
+    rows = q[group.first : group.first + n * s].view(n, s, k.shape[1], heads, width)
+    rows = rows.permute(0, 2, 3, 1, 4).reshape(n, k.shape[1], heads * s, width)
+    mask = None if group.mask is None else group.mask.repeat(1, 1, heads, 1) if s > 1 else group.mask
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
+    return out.view(n, k.shape[1], heads, s, width).permute(0, 3, 1, 2, 4).reshape(n * s, -1, width)
 
 
 def attend_some(q: Tensor, pools: Pools, group: PagedGroup, rows: Tensor, scale: float) -> Tensor:
