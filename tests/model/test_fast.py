@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cpmv.kernels import fused
 from cpmv.kernels.merge import merge_decoder, merged
-from cpmv.model.attention import Paged, PagedGroup
+from cpmv.model import packed_attention
+from cpmv.model.attention import Paged, PagedGroup, _paged_group
 from cpmv.model.cache import PagedCache, PagedPool
 from cpmv.model.encoding import ImageEncoder
 from cpmv.model.lora import LoraConfig, apply_lora
@@ -152,6 +153,21 @@ def test_nothing_wanted_of_a_chunk_still_fills_the_cache(network: MiniCPMV, fast
 
     plain, quick = fast(compute)
     torch.testing.assert_close(quick, plain, **TOLERANCE)
+
+
+@pytest.mark.parametrize("num_rows, num_queries, num_keys", [(1, 1, 9), (3, 1, 13), (2, 3, 11)])
+def test_rows_that_decode_beside_a_chunk(num_rows: int, num_queries: int, num_keys: int) -> None:
+    generator = torch.Generator().manual_seed(num_keys)
+    pools = torch.randn(20, 4, 2, 16, generator=generator), torch.randn(20, 4, 2, 16, generator=generator)
+    blocks = torch.randint(20, (num_rows * -(-num_keys // 4),), generator=generator)
+    mask = None
+    if num_rows > 1:
+        past = torch.tensor([num_keys, num_keys - 2, num_keys - 5][:num_rows]) - num_queries
+        mask = (torch.arange(num_keys) <= (past[:, None] + torch.arange(num_queries))[..., None])[:, None]
+    group = PagedGroup(2, num_rows, num_queries, blocks, num_keys, mask)
+    q = torch.randn(30, 12, 16, generator=generator)[:, :8]  # as it lies beside keys and values
+    plain = _paged_group(q.transpose(0, 1)[None], *pools, 0.3, group)[0].transpose(0, 1)
+    torch.testing.assert_close(packed_attention._decoding(q, pools, 0.3, group), plain, **TOLERANCE)
 
 
 def test_merged_weights_move_with_their_network(network: MiniCPMV) -> None:
