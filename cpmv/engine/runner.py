@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.attention import Paged, PagedGroup
 from ..model.cache import PagedCache, PagedPool
 from ..model.minicpmv import MiniCPMV
+from .cpu_step import MOST_ROWS, CPUStep
 from .fused import fuse
 from .graphs import DecodeGraphs
 from .image_cache import ImageCache, encode
@@ -93,6 +94,8 @@ class Runner:
     def refresh(self) -> None:
         """Read the network's weights again."""
         self._decoder = resident_decoder(self._network)
+        on_cpu = self._device.type == "cpu" and not self._deterministic
+        self._cpu_step = CPUStep.of(self._decoder, self._pool) if on_cpu else None
         self.graphs: DecodeGraphs | None = None
         if self._device.type == "cuda" and not self._deterministic:
             fused = fuse(self._decoder, self._pool)
@@ -124,7 +127,10 @@ class Runner:
         slots = torch.tensor(_slots(layout, self._block_size), dtype=torch.int64).to(self._device, non_blocking=True)
         groups = tuple(self._group(layout, start, stop) for start, stop in layout.groups)
         decoder = self._decoder
-        hidden = decoder.model(x[None], positions[None], Paged(groups), PagedCache(self._pool, slots))[0]
+        if self._cpu_step is not None and layout.num_tokens <= MOST_ROWS:
+            hidden = self._cpu_step.run(x, positions, groups, slots)
+        else:
+            hidden = decoder.model(x[None], positions[None], Paged(groups), PagedCache(self._pool, slots))[0]
         wanted = _deciding_rows(works, layout)
         if len(wanted) < layout.num_tokens or wanted != list(range(len(wanted))):
             hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=self._device)]
