@@ -27,14 +27,26 @@ MAX_ROWS = 32  # of x in one launch
 _FORMATS = {"awq": 0, "nf4": 1, "q4_0": 2, "q8_0": 3, "q4_k": 4, "q6_k": 5, "int8": 6}
 _LUT_BYTES = 32 << 10
 _STAGES = 3
-_FREE_PER_SM = 1 << 10  # shared memory the driver keeps
+_SUMS_BYTES = 16 << 10  # of gemv's partial sums, for several tiles at once
 
 
 class Arguments(ctypes.Structure):
     """`struct Args` of packed.cu."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "codes", "scales", "extra", "high", "out", "residual", "norm")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "x",
+                "codes",
+                "scales",
+                "extra",
+                "high",
+                "out",
+                "residual",
+                "norm",
+            )
+        ),
         *((name, ctypes.c_void_p) for name in ("bias", "partial", "counter")),
         *((name, ctypes.c_float) for name in ("eps", "scale")),
         *((name, ctypes.c_int) for name in ("M", "N", "K", "tiles", "gated", "splits")),
@@ -106,33 +118,64 @@ def available(device: torch.device) -> bool:
     if reason:
         from .packed import say_once
 
-        say_once(f"quantised weights use Triton kernels instead of CUDA ones: {reason}", logging.WARNING)
+        say_once(
+            f"quantised weights use Triton kernels instead of CUDA ones: {reason}",
+            logging.WARNING,
+        )
     return not reason
 
 
 def macros_of(
-    name: str, fmt: str, group: int, dtype: torch.dtype, choice: Choice, token_tiles: int = 1
+    name: str,
+    fmt: str,
+    group: int,
+    dtype: torch.dtype,
+    choice: Choice,
+    token_tiles: int = 1,
 ) -> tuple[tuple[str, int], ...]:
     """What a kernel of packed.cu is compiled with."""
-    macros = [("FMT", _FORMATS[fmt]), ("GROUP", group), ("BF16", int(dtype is torch.bfloat16)), (name.upper(), 1)]
+    macros = [
+        ("FMT", _FORMATS[fmt]),
+        ("GROUP", group),
+        ("BF16", int(dtype is torch.bfloat16)),
+        (name.upper(), 1),
+    ]
     if name in ("gemv", "tiles"):
-        macros += [("DEPTH", choice.depth), ("THREADS", choice.warps * 32), ("BLOCKS", choice.blocks)]
+        macros += [
+            ("DEPTH", choice.depth),
+            ("THREADS", choice.warps * 32),
+            ("BLOCKS", choice.blocks),
+        ]
     if name == "gemv":
-        macros += [("PREFETCH", choice.prefetch), ("SUMS", int(choice.sums and fmt == "awq" and group >= 64))]
+        macros += [
+            ("PREFETCH", choice.prefetch),
+            ("SUMS", int(choice.sums and fmt == "awq" and group >= 64)),
+        ]
     if name == "tiles":
         macros += [("TOKEN_TILES", token_tiles), ("ROW_TILES", choice.row_tiles)]
     return tuple(macros)
 
 
-def _kernel(name: str, fmt: str, group: int, dtype: torch.dtype, choice: Choice, token_tiles: int = 1) -> nvrtc.Kernel:
+def _kernel(
+    name: str,
+    fmt: str,
+    group: int,
+    dtype: torch.dtype,
+    choice: Choice,
+    token_tiles: int = 1,
+) -> nvrtc.Kernel:
     return nvrtc.kernel(source(), name, macros_of(name, fmt, group, dtype, choice, token_tiles))
 
 
-def gemv_shared(fmt: str, rows: int, inputs: int, warps: int, gated: bool) -> int:
-    stride = inputs + (16 if fmt == "q6_k" else 32)
-    table = _LUT_BYTES if fmt == "nf4" else 0
-    partial = 2 * (2 if gated else 1) * warps * 16 * (1 if rows == 1 else 8) * 4
-    return (rows * stride * 2 + 15) // 16 * 16 + table + rows * (inputs // 64) * 4 + 8 + partial
+def gemv_shared(fmt: str, group: int, rows: int, inputs: int, gated: bool, choice: Choice) -> tuple[int, int]:
+    """Shared memory of a block of gemv, in bytes, and how many items' sums it holds at once."""
+    each = (2 if gated else 1) * choice.warps * 16 * (1 if rows == 1 else 8) * 4  # partial sums of an item
+    batch = max(1, _SUMS_BYTES // each)
+    loads = 2 if fmt in ("q8_0", "int8") or group == 128 else 1  # 16-byte loads a lane for a unit
+    codes = choice.depth * choice.warps * loads * 512
+    row = (inputs + (16 if fmt == "q6_k" else 32)) * 2
+    sums = rows * (inputs // CHUNK) * 4 + 8
+    return (_LUT_BYTES if fmt == "nf4" else 0) + codes + rows * row + sums + batch * each, batch
 
 
 def tiles_shared(fmt: str, token_tiles: int) -> int:
@@ -145,14 +188,14 @@ def token_tiles(rows: int) -> int:
     return 1 if rows <= 8 else 2 if rows <= 16 else 4
 
 
-def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
+def choose(fmt: str, group: int, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
-    small = Choice("gemv", 16, 2, 2)
-    if gemv_shared(fmt, rows, inputs, 16, gated) > gpu.shared:
-        small = Choice("gemv", 8, 2, 2)
-    fits = gemv_shared(fmt, rows, inputs, small.warps, gated) <= gpu.shared
-    if rows == 1 or inputs % 128 or (rows <= 8 and fits and inputs <= 4096):
-        return small
+    for small in (Choice("gemv", 16, 2, 2, 1, prefetch=1, sums=True), Choice("gemv", 8, 2, 2, 2, sums=True)):
+        fits = gemv_shared(fmt, group, rows, inputs, gated, small)[0] <= gpu.shared
+        if fits and (rows == 1 or inputs % 128 or (rows <= 8 and inputs <= 4096 and small.warps == 8)):
+            return small
+    if inputs % 128:
+        raise ValueError(f"{rows} rows of {inputs} inputs do not fit into {gpu.shared} bytes of shared memory")
     row_tiles = 2
     items = tiles // 2 if gated else -(-tiles // row_tiles)
     steps = inputs // 128
@@ -165,7 +208,10 @@ def choose(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card)
             # Work of the busiest SM in steps of a warp, plus what a block costs: filling, and adding parts up.
             cost = -(-blocks // gpu.sms) * (warps * -(-steps // splits) + 12) + (24 if splits > 1 else 0)
             if cost < least:
-                best, least = Choice("tiles", warps, 2, 1, row_tiles=row_tiles, splits=splits), cost
+                best, least = (
+                    Choice("tiles", warps, 2, 1, row_tiles=row_tiles, splits=splits),
+                    cost,
+                )
     return best
 
 
@@ -208,11 +254,29 @@ def multiply(
     x = x.contiguous()
     with torch.cuda.device(x.device):
         gpu = card(torch.cuda.current_device())
-        at_once = MAX_ROWS if weight.shape[1] % 128 == 0 else 8
+        at_once = MAX_ROWS if weight.shape[1] % 128 == 0 else 1  # `tiles` walks 128 inputs at a time
         for i in range(0, rows, at_once):
             part = slice(i, i + at_once)
-            chosen = choice or choose(weight.format, len(x[part]), weight.tiles, weight.shape[1], gated, gpu)
-            _launch(weight, x[part], norm, residual is not None, gated, bias, out[part], chosen, gpu)
+            chosen = choice or choose(
+                weight.format,
+                weight.group,
+                len(x[part]),
+                weight.tiles,
+                weight.shape[1],
+                gated,
+                gpu,
+            )
+            _launch(
+                weight,
+                x[part],
+                norm,
+                residual is not None,
+                gated,
+                bias,
+                out[part],
+                chosen,
+                gpu,
+            )
     return out
 
 
@@ -232,13 +296,18 @@ def _launch(
     if norm is not None and choice.kernel == "tiles":
         x = _normalised(x, norm, early)
         norm = None
-    a.x, a.out, a.residual, a.bias = x.data_ptr(), out.data_ptr(), out.data_ptr() if adds else None, _pointer(bias)
+    a.x, a.out, a.residual, a.bias = (
+        x.data_ptr(),
+        out.data_ptr(),
+        out.data_ptr() if adds else None,
+        _pointer(bias),
+    )
     a.norm, a.eps = (norm[0].data_ptr(), norm[1]) if norm is not None else (None, 0.0)
     a.M, a.gated = len(x), int(gated)
     if choice.kernel == "gemv":
         items = weight.tiles // (2 if gated else 1)
         each = -(-items // (gpu.sms * choice.grid))
-        shared = gemv_shared(weight.format, len(x), weight.shape[1], choice.warps, gated)
+        shared, a.splits = gemv_shared(weight.format, weight.group, len(x), weight.shape[1], gated, choice)
         found = _kernel("gemv", weight.format, weight.group, x.dtype, choice)
         found.launch((-(-items // each), 1), choice.warps * 32, shared, a, early)
         return
@@ -255,7 +324,14 @@ def _launch(
 
 def _normalised(x: Tensor, norm: tuple[Tensor, float], early: bool) -> Tensor:
     out = torch.empty_like(x)
-    a = Arguments(x=x.data_ptr(), norm=norm[0].data_ptr(), out=out.data_ptr(), eps=norm[1], M=len(x), K=x.shape[1])
+    a = Arguments(
+        x=x.data_ptr(),
+        norm=norm[0].data_ptr(),
+        out=out.data_ptr(),
+        eps=norm[1],
+        M=len(x),
+        K=x.shape[1],
+    )
     _kernel("rms", "awq", 128, x.dtype, Choice("rms")).launch((len(x), 1), 256, 0, a, early)
     return out
 

@@ -45,7 +45,8 @@ def _codes(places: Tensor, runs: int) -> Tensor:
 def pack_nibbles(codes: Tensor, runs: int = 8, paired: bool = False) -> Tensor:
     """uint8 [rows, K] of 0..15 to int32 [T, C, 32, 4].
 
-    Nibble p + 4 el of a word is fragment register p = r8 + 2 e2, member el; paired: the two members share a byte.
+    Nibble p + 4 el of a word is fragment register p = r8 + 2 e2, member el. paired: nibble 2 p + el, so that the two
+    members share a byte, and the word is turned left by 7 bits: shifted, a byte is an offset into a table.
     """
     places = _places(codes, runs)  # T C h jj g t e2 el r8
     if paired:
@@ -53,10 +54,13 @@ def pack_nibbles(codes: Tensor, runs: int = 8, paired: bool = False) -> Tensor:
     else:
         words = places.permute(0, 1, 4, 5, 2, 3, 7, 6, 8).contiguous()  # .. el e2 r8
     octets = words[..., 0] | words[..., 1] << 4
-    return octets.reshape(*octets.shape[:2], 32, 16).view(torch.int32)
+    packed = octets.reshape(*octets.shape[:2], 32, 16).view(torch.int32)
+    return packed << 7 | packed >> 25 & 127 if paired else packed
 
 
 def unpack_nibbles(packed: Tensor, runs: int = 8, paired: bool = False) -> Tensor:
+    if paired:
+        packed = packed >> 7 & 0x1FFFFFF | packed << 25
     octets = packed.view(torch.uint8).view(*packed.shape[:2], 8, 4, 2, 2, 2, 2)
     words = torch.stack((octets & 15, octets >> 4), dim=-1)  # T C g t h jj a b c
     order = (0, 1, 4, 5, 2, 3, 6, 8, 7) if paired else (0, 1, 4, 5, 2, 3, 7, 6, 8)

@@ -31,6 +31,7 @@ def _code(codes, high, at, lane, j, r8, e2, el, mask, FMT: tl.constexpr):
         return ((word << (24 - 8 * (r8 + 2 * el))) >> 24).to(tl.float32)
     word = tl.load(codes + at * 128 + lane * 4 + j, mask=mask, other=0)
     if FMT == _NF4:
+        word = ((word >> 7) & 0x1FFFFFF) | (word << 25)
         return tl.load(high + ((word >> (4 * (2 * (r8 + 2 * e2) + el))) & 15))
     q = (word >> (4 * (r8 + 2 * e2 + 4 * el))) & 15
     if FMT == _Q6_K:
@@ -109,19 +110,105 @@ def dequantize(
     g, t, j = lanes // 16, lanes // 4 % 4, lanes % 4
     mask = g >= 0
     for r8 in tl.static_range(2):
-        v0 = _weights(codes, scales, extra, high, scale, tile, chunk, g, t, j, r8, 0, 0, inputs // 64, mask, FMT, GROUP)
-        v1 = _weights(codes, scales, extra, high, scale, tile, chunk, g, t, j, r8, 0, 1, inputs // 64, mask, FMT, GROUP)
-        v2 = _weights(codes, scales, extra, high, scale, tile, chunk, g, t, j, r8, 1, 0, inputs // 64, mask, FMT, GROUP)
-        v3 = _weights(codes, scales, extra, high, scale, tile, chunk, g, t, j, r8, 1, 1, inputs // 64, mask, FMT, GROUP)
+        v0 = _weights(
+            codes,
+            scales,
+            extra,
+            high,
+            scale,
+            tile,
+            chunk,
+            g,
+            t,
+            j,
+            r8,
+            0,
+            0,
+            inputs // 64,
+            mask,
+            FMT,
+            GROUP,
+        )
+        v1 = _weights(
+            codes,
+            scales,
+            extra,
+            high,
+            scale,
+            tile,
+            chunk,
+            g,
+            t,
+            j,
+            r8,
+            0,
+            1,
+            inputs // 64,
+            mask,
+            FMT,
+            GROUP,
+        )
+        v2 = _weights(
+            codes,
+            scales,
+            extra,
+            high,
+            scale,
+            tile,
+            chunk,
+            g,
+            t,
+            j,
+            r8,
+            1,
+            0,
+            inputs // 64,
+            mask,
+            FMT,
+            GROUP,
+        )
+        v3 = _weights(
+            codes,
+            scales,
+            extra,
+            high,
+            scale,
+            tile,
+            chunk,
+            g,
+            t,
+            j,
+            r8,
+            1,
+            1,
+            inputs // 64,
+            mask,
+            FMT,
+            GROUP,
+        )
         four = tl.reshape(tl.join(tl.join(v0, v2), tl.join(v1, v3)), (128, 4))
         row = tile * TILE + r8 * 8 + g
         at = row * inputs + _input(chunk, t, j, 0, FMT)
         to = out + at[:, None] + tl.arange(0, 4)[None, :]
-        tl.store(to, four.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (tl.arange(0, 4) >= 0)[None, :])
+        tl.store(
+            to,
+            four.to(out.dtype.element_ty),
+            mask=(row < rows)[:, None] & (tl.arange(0, 4) >= 0)[None, :],
+        )
 
 
 @triton.jit
-def _finish(out, bias, value, token, row, width, mask, RESIDUAL: tl.constexpr, HALF: tl.constexpr):
+def _finish(
+    out,
+    bias,
+    value,
+    token,
+    row,
+    width,
+    mask,
+    RESIDUAL: tl.constexpr,
+    HALF: tl.constexpr,
+):
     """Store value [.., ..] at (token, row), added to what is there if asked for."""
     to = out + token * width + row
     if RESIDUAL:
@@ -162,7 +249,23 @@ def _product(
         mask = inside & (tile < tiles)
         for e in tl.static_range(4):
             w = _weights(
-                *(codes, scales, extra, high, scale, tile, chunk, g, t, j, r8, e // 2, e % 2, inputs // 64, mask),
+                *(
+                    codes,
+                    scales,
+                    extra,
+                    high,
+                    scale,
+                    tile,
+                    chunk,
+                    g,
+                    t,
+                    j,
+                    r8,
+                    e // 2,
+                    e % 2,
+                    inputs // 64,
+                    mask,
+                ),
                 *(FMT, GROUP),
             ).to(x.dtype.element_ty)
             k = _input(chunk, t, j, e, FMT)
@@ -212,14 +315,40 @@ def multiply(
         row = tile * 16 + r8 * 8 + g
         mask = (row < width) & (token < num_tokens) & (tile < tiles)
         value = _product(
-            *(x, codes, scales, extra, high, scale, tile, g, tiles, num_tokens, inputs, r8),
+            *(
+                x,
+                codes,
+                scales,
+                extra,
+                high,
+                scale,
+                tile,
+                g,
+                tiles,
+                num_tokens,
+                inputs,
+                r8,
+            ),
             *(FMT, GROUP, TILES * 8, ROWS, DIRECT),
         )
         if BIAS:
             value += tl.load(bias + row, mask=row < width, other=0).to(tl.float32)
         if GATED:
             up = _product(
-                *(x, codes, scales, extra, high, scale, tile + tiles, g, tiles * 2, num_tokens, inputs, r8),
+                *(
+                    x,
+                    codes,
+                    scales,
+                    extra,
+                    high,
+                    scale,
+                    tile + tiles,
+                    g,
+                    tiles * 2,
+                    num_tokens,
+                    inputs,
+                    r8,
+                ),
                 *(FMT, GROUP, TILES * 8, ROWS, DIRECT),
             )
             if BIAS:

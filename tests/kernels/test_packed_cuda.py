@@ -40,10 +40,11 @@ def test_arguments_are_laid_out_as_the_source_declares_them() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 32])
 def test_every_choice_fits_the_card(gpu: cuda.Card, fmt: str, shape: str, rows: int) -> None:
     tiles, inputs, gated = SHAPES[shape]
-    choice = cuda.choose(fmt, rows, tiles, inputs, gated, gpu)
+    group = {"awq": 128, "nf4": 64, "q4_k": 0, "q6_k": 16, "int8": 0}.get(fmt, 32)
+    choice = cuda.choose(fmt, group, rows, tiles, inputs, gated, gpu)
     if choice.kernel == "gemv":
         assert rows <= 8
-        assert cuda.gemv_shared(fmt, rows, inputs, choice.warps, gated) <= gpu.shared
+        assert cuda.gemv_shared(fmt, group, rows, inputs, gated, choice)[0] <= gpu.shared
     else:
         token_tiles = cuda.token_tiles(rows)
         assert 8 * token_tiles >= rows

@@ -43,8 +43,9 @@ def test_nibbles_lie_where_the_tensor_cores_want_them(runs: int, paired: bool) -
     for _ in range(2000):
         row, k = random.randrange(48), random.randrange(192)
         tile, chunk, lane, j, p, el = place(row, k, runs)
-        nibble = 2 * p + el if paired else p + 4 * el
-        assert int(words[tile, chunk, lane, j]) >> 4 * nibble & 15 == int(codes[row, k])
+        word = int(words[tile, chunk, lane, j]) & 0xFFFFFFFF
+        at = (4 * (2 * p + el) + 7) % 32 if paired else 4 * (p + 4 * el)  # paired words are turned left by 7 bits
+        assert (word >> at | word << 32 - at) & 15 == int(codes[row, k])
     assert torch.equal(layout.unpack_nibbles(words, runs, paired), codes)
 
 
@@ -81,7 +82,10 @@ def test_a_packed_weight_is_what_its_layer_dequantises(name: str) -> None:
 @pytest.mark.parametrize("name", packed_layers.NAMES)
 def test_stored_tensors_come_back_to_the_bit(name: str) -> None:
     layer = packed_layers.layer(name)
-    before, released = dict(layer.named_buffers()), {k: make() for k, (_, _, make) in layer.released().items()}
+    before, released = (
+        dict(layer.named_buffers()),
+        {k: make() for k, (_, _, make) in layer.released().items()},
+    )
     truth = layer.dequantize(torch.float32)
     packed, _ = kernels._repacked(layer)
     assert packed is not None
@@ -150,7 +154,9 @@ def test_multiply_without_kernels_is_the_plain_product(rows: int) -> None:
     torch.testing.assert_close(packed.input_gradient(grad), grad @ weight)
 
 
-def test_a_large_weight_is_dequantised_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_weight_is_dequantised_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("cpmv.kernels.packed._DEQUANTIZED_ELEMENTS", 32 * 512)
     packed, _ = kernels._repacked(packed_layers.layer("Q8_0"))
     assert packed is not None and [rows.stop - rows.start for rows, _ in packed._parts()] == [32, 32, 24]

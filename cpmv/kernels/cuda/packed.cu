@@ -54,6 +54,8 @@ struct Unit {
 
 // ---------------------------------------------------------------- small pieces
 
+#ifndef CPMV_EMULATED  // tests run the rest as C++, with these and CUDA's own words from tests/kernels/emulated.h
+
 static __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -100,6 +102,18 @@ static __device__ __forceinline__ float half_to_float(u32 bits) {
     return f;
 }
 
+static __device__ __forceinline__ u32 half_from(float f) {
+    u16 h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+
+static __device__ __forceinline__ void ask_l2(const char* from, u32 size) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
+#endif
+}
+
 #if BF16
 #define ONE 0x3F803F80u
 static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
@@ -126,11 +140,7 @@ static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
     return d;
 }
 static __device__ __forceinline__ float to_float(u32 bits) { return half_to_float(bits); }
-static __device__ __forceinline__ u32 from_float(float f) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
-}
+static __device__ __forceinline__ u32 from_float(float f) { return half_from(f); }
 #endif
 
 // (word & mask) | set, one instruction
@@ -164,44 +174,82 @@ static __device__ __forceinline__ void mma(float* c, const u32* a, u32 b0, u32 b
 #endif
 }
 
+// A lane's own copies to shared memory, which it alone reads, or all after a barrier.
+static __device__ __forceinline__ void copy16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    const u32 at = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+#else
+    *(uint4*)to = *(const uint4*)from;
+#endif
+}
+static __device__ __forceinline__ void copies_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int LEFT> static __device__ __forceinline__ void copies_wait() {  // all but the LEFT latest groups
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+}
+
+extern __shared__ __align__(16) char shared_memory[];
+
+#endif
+
 // ---------------------------------------------------------------- one unit of weights
 
-static __device__ __forceinline__ void load_unit(Unit& u, const Args& a, int tile, int units, int unit, int lane) {
-    const long long at = (long long)tile * units + unit;
+// What stands beside the codes of unit `at` (tile * units + unit); super: tile * units / 4 + unit / 4.
+static __device__ __forceinline__ void load_scales(Unit& u, const Args& a, int at, int super, int lane) {
     const int g = lane >> 2;
-#pragma unroll
-    for (int c = 0; c < NC; ++c) u.code[c] = stream16(a.codes + (at * NC + c) * 32 + lane);
 #if FMT == AWQ && GROUP >= 64
-    u.s.x = stream4((const u32*)a.scales + at * 8 + g);
-    u.z = stream1((const u8*)a.extra + at * 8 + g);
+    u.s.x = stream4((const u32*)a.scales + g + (u64)(u32)at * 8);
+    u.z = stream1((const u8*)a.extra + g + (u64)(u32)at * 8);
 #elif FMT == AWQ
-    u.s = stream8((const uint2*)a.scales + at * 8 + g);
-    u.z = stream2((const u16*)a.extra + at * 8 + g);
+    u.s = stream8((const uint2*)a.scales + g + (u64)(u32)at * 8);
+    u.z = stream2((const u16*)a.extra + g + (u64)(u32)at * 8);
 #elif FMT == NF4
-    u.s.x = stream4((const u32*)a.scales + at * 8 + g);
+    u.s.x = stream4((const u32*)a.scales + g + (u64)(u32)at * 8);
 #elif FMT == Q4_0 || FMT == Q8_0
-    u.s = stream8((const uint2*)a.scales + at * 8 + g);
+    u.s = stream8((const uint2*)a.scales + g + (u64)(u32)at * 8);
 #elif FMT == Q4_K
-    u.s = stream8((const uint2*)a.scales + at * 8 + g);
-    u.d = stream8((const uint2*)a.extra + ((long long)tile * (units >> 2) + (unit >> 2)) * 8 + g);
+    u.s = stream8((const uint2*)a.scales + g + (u64)(u32)at * 8);
+    u.d = stream8((const uint2*)a.extra + g + (u64)(u32)super * 8);
 #elif FMT == Q6_K
-    u.s = stream8((const uint2*)a.scales + at * 8 + g);
-    u.high = stream8(a.high + at * 32 + lane);
-    u.d.x = stream4((const u32*)a.extra + ((long long)tile * (units >> 2) + (unit >> 2)) * 8 + g);
+    u.s = stream8((const uint2*)a.scales + g + (u64)(u32)at * 8);
+    u.high = stream8(a.high + lane + (u64)(u32)at * 32);
+    u.d.x = stream4((const u32*)a.extra + g + (u64)(u32)super * 8);
 #endif
+}
+
+static __device__ __forceinline__ void load_unit(Unit& u, const Args& a, int tile, int units, int unit, int lane) {
+    const int at = tile * units + unit;
+    const uint4* from = a.codes + lane + (u64)(u32)at * (NC * 32);
+#pragma unroll
+    for (int c = 0; c < NC; ++c) u.code[c] = stream16(from + c * 32);
+    load_scales(u, a, at, tile * (units >> 2) + (unit >> 2), lane);
 }
 
 static __device__ __forceinline__ u32 word_of(const uint4& v, int j) { return j == 0 ? v.x : j == 1 ? v.y : j == 2 ? v.z : v.w; }
 
+#if FMT == NF4
+// The table stands first in shared memory; column: lane * 4.
+static __device__ __forceinline__ u32 looked_up(u32 w, u32 column) {
+    return *(const u32*)(shared_memory + and_or(w, 0x7f80, column));
+}
+#endif
+
 // The fragment A of mma j (16 inputs) of chunk c: codes less their zero point, exact in 16 bits.
-// zero[0], zero[1]: of the rows g and g + 8, only for AWQ. lut: the lane's column of the table, only for NF4.
-static __device__ __forceinline__ void fragment(u32* A, const Unit& u, int c, int j, const u32* zero, const char* lut) {
+// zero[0], zero[1]: of the rows g and g + 8, only for AWQ. column: the lane's of the table, only for NF4.
+static __device__ __forceinline__ void fragment(u32* A, const Unit& u, int c, int j, const u32* zero, u32 column) {
 #if FMT == NF4
     const u32 w = word_of(u.code[c], j);
-    A[0] = *(const u32*)(lut + ((w << 7) & 0x7f80));
-    A[1] = *(const u32*)(lut + ((w >> 1) & 0x7f80));
-    A[2] = *(const u32*)(lut + ((w >> 9) & 0x7f80));
-    A[3] = *(const u32*)(lut + ((w >> 17) & 0x7f80));
+    // Words are stored turned left by 7 bits: a byte, shifted, is the place of its pair of values.
+    A[0] = looked_up(w, column);
+    A[1] = looked_up(w >> 8, column);
+    A[2] = looked_up(w >> 16, column);
+    A[3] = looked_up(__funnelshift_l(w, w, 8), column);
 #elif IS_8BIT
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
@@ -289,7 +337,7 @@ static __device__ __forceinline__ float signed_byte(u32 v, int at) { return (flo
 // step8: elements from token n to token n + 8.
 template <int NR, int NT>
 static __device__ __forceinline__ void consume(
-    float (&acc)[NR][NT][4], const Unit (&u)[NR], const u16* xs, int step8, int t, const char* lut, float2 sum = float2()) {
+    float (&acc)[NR][NT][4], const Unit (&u)[NR], const u16* xs, int step8, int t, u32 column, float2 sum = float2()) {
     float C[NR][NT][4];
     u32 zero[NR][2];
 #pragma unroll
@@ -341,7 +389,7 @@ static __device__ __forceinline__ void consume(
 #pragma unroll
                 for (int jj = 0; jj < 2; ++jj) {
                     u32 A[4];
-                    fragment(A, u[r], c, 2 * h + jj, zero[r], lut);
+                    fragment(A, u[r], c, 2 * h + jj, zero[r], column);
 #pragma unroll
                     for (int n = 0; n < NT; ++n) {
 #if FMT == INT8
@@ -398,11 +446,11 @@ static __device__ __forceinline__ void consume(
 
 #if FMT == NF4
 // Both values of every byte, once for each bank: lookups never collide. 32 KiB.
-static __device__ __forceinline__ void fill_table(char* lut, const u16* book) {
+static __device__ __forceinline__ void fill_table(const u16* book) {
     for (int i = threadIdx.x; i < 256 * 8; i += blockDim.x) {
         const int byte = i >> 3;
         const u32 v = (u32)book[byte & 15] | (u32)book[byte >> 4] << 16;
-        *(uint4*)(lut + i * 16) = make_uint4(v, v, v, v);
+        *(uint4*)(shared_memory + i * 16) = make_uint4(v, v, v, v);
     }
 }
 #define LUT_BYTES 32768
@@ -465,55 +513,47 @@ static __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-extern __shared__ __align__(16) char shared_memory[];
 
 // ---------------------------------------------------------------- gemv: 1 to 8 rows of x
 
 #ifdef GEMV
 constexpr int warps = THREADS / 32;
-// A block takes tiles of 16 rows whole; its warps share the inputs and meet in shared memory. x is staged (and
-// normalised) once a block. Blocks stay and walk over tiles, weights of the next tile already on their way.
-// Shared: x [M][K + pad], table, partial sums [2][tiles of an item][warps][16][MT] float.
+// A block takes tiles of 16 rows whole; its warps share the inputs, each with codes on their way to its own places in
+// shared memory, and meet in partial sums. x is staged (and normalised) once a block, and blocks stay for several tiles.
+// Shared: table, codes [DEPTH][warps][NC][32] 16 bytes, x [M][K + pad], sums [M][units], partial
+// [BATCH][tiles of an item][warps][16][MT] float.
 
-struct Cursor {
-    int item, sub, step;
-};
-
-static __device__ __forceinline__ void advance(Cursor& c, int steps, int subs) {
-    if (++c.step == steps) {
-        c.step = 0;
-        if (++c.sub == subs) {
-            c.sub = 0;
-            c.item += gridDim.x;
-        }
-    }
+static __device__ __forceinline__ float sum_of(const uint4& v) {
+    return to_float(v.x & 0xffff) + to_float(v.x >> 16) + to_float(v.y & 0xffff) + to_float(v.y >> 16) +
+           to_float(v.z & 0xffff) + to_float(v.z >> 16) + to_float(v.w & 0xffff) + to_float(v.w >> 16);
 }
 
-// Sums of every unit's inputs, [M][units].
-static __device__ __forceinline__ void sum_rows(const Args& a, const u16* xs, int stride, float* sums, int units) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    for (int i = warp; i < a.M * units; i += warps) {
-        const u32* from = (const u32*)(xs + (i / units) * stride + (i % units) * 64 * CHUNKS) + lane * CHUNKS;
-        float s = 0.f;
+// Keep 8 inputs of x and, where they are asked for, add up every unit's: neighbouring lanes hold neighbouring inputs.
+static __device__ __forceinline__ void keep(u16* xs, float* sums, int i, int inputs, const uint4& v, int lane) {
+    if (i < inputs) *(uint4*)(xs + i) = v;
+#if SUMS
+    float s = i < inputs ? sum_of(v) : 0.f;
 #pragma unroll
-        for (int c = 0; c < CHUNKS; ++c) s += to_float(from[c] & 0xffff) + to_float(from[c] >> 16);
-        s = warp_sum(s);
-        if (lane == 0) sums[i] = s;
-    }
-    __syncthreads();
+    for (int o = 4 * CHUNKS; o; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
+    if (i < inputs && (lane & (8 * CHUNKS - 1)) == 0) sums[i / (64 * CHUNKS)] = s;
+#endif
 }
 
-static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int stride, float* scratch) {
+static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int stride, float* sums, int units, float* scratch, const uint4& weight) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const u16* x = (const u16*)a.x;
-    if (a.M == 1) {
-        float s = 0.f;
-        for (int i = threadIdx.x * 8; i < a.K; i += THREADS * 8) {
-            const uint4 v = *(const uint4*)(x + i);
-            s += square_sum(v);
-            *(uint4*)(xs + i) = v;
-        }
-        if (a.norm) {
+    const uint4 none = make_uint4(0, 0, 0, 0);
+    if (a.M == 1) {  // the block, a row
+        if (!a.norm) {
+            for (int at = 0; at < a.K; at += THREADS * 8) {
+                const int i = at + threadIdx.x * 8;
+                keep(xs, sums, i, a.K, i < a.K ? *(const uint4*)(x + i) : none, lane);
+            }
+        } else {
+            const int own = threadIdx.x * 8;
+            const uint4 first = own < a.K ? *(const uint4*)(x + own) : none;
+            float s = square_sum(first);
+            for (int i = own + THREADS * 8; i < a.K; i += THREADS * 8) s += square_sum(*(const uint4*)(x + i));
             s = warp_sum(s);
             if (lane == 0) scratch[warp] = s;
             __syncthreads();
@@ -521,46 +561,66 @@ static __device__ __forceinline__ void stage_rows(const Args& a, u16* xs, int st
 #pragma unroll
             for (int w = 0; w < warps; ++w) s += scratch[w];
             const float rstd = rsqrtf(s / a.K + a.eps);
-            for (int i = threadIdx.x * 8; i < a.K; i += THREADS * 8)
-                *(uint4*)(xs + i) = normalised(*(uint4*)(xs + i), *(const uint4*)((const u16*)a.norm + i), rstd);
+            keep(xs, sums, own, a.K, normalised(first, weight, rstd), lane);
+            for (int at = THREADS * 8; at < a.K; at += THREADS * 8) {
+                const int i = at + own;
+                const uint4 v = i < a.K ? *(const uint4*)(x + i) : none;
+                const uint4 g = i < a.K ? *(const uint4*)((const u16*)a.norm + i) : none;
+                keep(xs, sums, i, a.K, normalised(v, g, rstd), lane);
+            }
         }
-    } else if (a.norm) {
+    } else {  // a warp, a row
         for (int m = warp; m < a.M; m += warps) {
-            float s = 0.f;
-            for (int i = lane * 8; i < a.K; i += 256) {
-                const uint4 v = *(const uint4*)(x + (long long)m * a.K + i);
-                s += square_sum(v);
-                *(uint4*)(xs + m * stride + i) = v;
+            const u16* row = x + (long long)m * a.K;
+            float rstd = 0.f;
+            if (a.norm) {
+                float s = 0.f;
+                for (int i = lane * 8; i < a.K; i += 256) s += square_sum(*(const uint4*)(row + i));
+                rstd = rsqrtf(warp_sum(s) / a.K + a.eps);
             }
-            const float rstd = rsqrtf(warp_sum(s) / a.K + a.eps);
-            for (int i = lane * 8; i < a.K; i += 256) {
-                uint4* at = (uint4*)(xs + m * stride + i);
-                *at = normalised(*at, *(const uint4*)((const u16*)a.norm + i), rstd);
+            for (int at = 0; at < a.K; at += 256) {
+                const int i = at + lane * 8;
+                uint4 v = i < a.K ? *(const uint4*)(row + i) : none;
+                if (a.norm) v = normalised(v, i < a.K ? *(const uint4*)((const u16*)a.norm + i) : none, rstd);
+                keep(xs + m * stride, sums + m * units, i, a.K, v, lane);
             }
         }
-    } else {
-        const int row = a.K >> 3;
-        for (int i = threadIdx.x; i < a.M * row; i += blockDim.x)
-            *(uint4*)(xs + (i / row) * stride + (i % row) * 8) = *(const uint4*)(x + (long long)i * 8);
     }
     __syncthreads();
 }
 
 // Ask L2 for the codes of a block's first PREFETCH items, while the kernel ahead is still busy.
-static __device__ __forceinline__ void prefetch_tiles(const Args& a, int item, int items, int subs, int warp, int lane) {
+static __device__ __forceinline__ void prefetch_tiles(const Args& a, int item, int items, int subs) {
 #if PREFETCH && __CUDA_ARCH__ >= 900
-    const long long bytes = (long long)a.K * (IS_8BIT ? 16 : 8);
-    const int piece = 4096;
-    for (int p = 0; p < PREFETCH; ++p, item += gridDim.x) {
-        if (item >= items) return;
+    const int bytes = a.K * (IS_8BIT ? 16 : 8), piece = 4096;
+    for (int p = 0; p < PREFETCH && item < items; ++p, item += gridDim.x)
         for (int s = 0; s < subs; ++s)
-            for (long long at = (long long)threadIdx.x * piece; at < bytes; at += THREADS * piece) {
-                const char* from = (const char*)a.codes + (item + s * items) * bytes + at;
-                const u32 size = (u32)min((long long)piece, bytes - at);
-                asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
+            for (int at = threadIdx.x * piece; at < bytes; at += THREADS * piece) {
+                const char* from = (const char*)a.codes + (long long)(item + s * items) * bytes + at;
+                const u32 size = (u32)min(piece, bytes - at);
+                ask_l2(from, size);
             }
-    }
 #endif
+}
+
+// Add up what the warps left for `count` items, the last of which is `last`.
+static __device__ __forceinline__ void finish_items(const Args& a, const float* partial, int count, int last, int items, int MT) {
+    const int subs = a.gated ? 2 : 1;
+    for (int o = threadIdx.x; o < count * 16 * a.M; o += THREADS) {
+        const int r = o & 15, rest = o >> 4, token = MT == 1 ? 0 : rest % a.M, b = MT == 1 ? rest : rest / a.M;
+        const int row = (last - (count - 1 - b) * (int)gridDim.x) * 16 + r;
+        const float* from = partial + b * subs * warps * 16 * MT + r * MT + token;
+        float v = 0.f, up = 0.f;
+#pragma unroll
+        for (int w = 0; w < warps; ++w) v += from[w * 16 * MT];
+        if (a.gated) {
+#pragma unroll
+            for (int w = 0; w < warps; ++w) up += from[(warps + w) * 16 * MT];
+            store(a, swiglu(scaled(a, v, row), scaled(a, up, row + items * 16)), token, row, items * 16);
+        } else if (row < a.N) {
+            store(a, scaled(a, v, row), token, row, a.N);
+        }
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a) {
@@ -568,84 +628,103 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int units = a.K / (64 * CHUNKS), steps = (units + warps - 1) / warps;
     const int subs = a.gated ? 2 : 1, items = a.tiles / subs, MT = a.M == 1 ? 1 : 8;
+    const int batch = a.splits;  // items whose sums fit
     const int stride = a.K + (FMT == Q6_K ? 16 : 32);
-    u16* xs = (u16*)shared_memory;
-    char* lut = shared_memory + ((a.M * stride * 2 + 15) & ~15);
-    float* sums = (float*)(lut + LUT_BYTES);
+    uint4* codes = (uint4*)(shared_memory + LUT_BYTES) + warp * NC * 32 + lane;
+    u16* xs = (u16*)(shared_memory + LUT_BYTES + DEPTH * warps * NC * 512);
+    float* sums = (float*)(xs + a.M * stride);
     float* partial = sums + ((a.M * units + 1) & ~1);
 
     const int own = items > blockIdx.x ? (items - blockIdx.x + gridDim.x - 1) / gridDim.x : 0;
     const int total = own * subs * steps;
-    Cursor ahead = {(int)blockIdx.x, 0, 0}, now = ahead;
+    struct { int item, sub, step, at, unit; } ahead = {(int)blockIdx.x, 0, 0, (int)blockIdx.x * units + warp, warp};
+    int left = total;  // units to ask for
     Unit ring[DEPTH][1];
-    auto fetch = [&](Unit& u) {
-        const int unit = ahead.step * warps + warp;
-        if (ahead.item < items && unit < units)
-            load_unit(u, a, ahead.item + ahead.sub * items, units, unit, lane);
-        advance(ahead, steps, subs);
+    auto fetch = [&](int d) {
+        if (left > 0 && ahead.unit < units) {
+            const uint4* from = a.codes + lane + (u64)(u32)ahead.at * (NC * 32);
+#if __CUDA_ARCH__ >= 800
+#pragma unroll
+            for (int c = 0; c < NC; ++c) copy16(codes + (d * warps * NC + c) * 32, from + c * 32);
+#else
+#pragma unroll
+            for (int c = 0; c < NC; ++c) ring[d][0].code[c] = stream16(from + c * 32);
+#endif
+            load_scales(ring[d][0], a, ahead.at, (ahead.at - ahead.unit) / 4 + (ahead.unit >> 2), lane);
+        }
+        copies_commit();
+        --left;
+        ahead.at += warps, ahead.unit += warps;
+        if (++ahead.step == steps) {
+            ahead.step = 0, ahead.unit = warp;
+            if (++ahead.sub == subs) ahead.sub = 0, ahead.item += gridDim.x;
+            ahead.at = (ahead.item + ahead.sub * items) * units + warp;
+        }
     };
 #pragma unroll
-    for (int d = 0; d < DEPTH; ++d) fetch(ring[d][0]);
-    prefetch_tiles(a, blockIdx.x, items, subs, warp, lane);
+    for (int d = 0; d < DEPTH; ++d) fetch(d);
+    prefetch_tiles(a, blockIdx.x, items, subs);
 #if FMT == NF4
-    fill_table(lut, (const u16*)a.extra);
+    fill_table((const u16*)a.extra);
 #endif
+    uint4 weight = make_uint4(0, 0, 0, 0);
+    if (a.norm && a.M == 1 && threadIdx.x * 8 < a.K) weight = *(const uint4*)((const u16*)a.norm + threadIdx.x * 8);
     pdl_wait();
-    stage_rows(a, xs, stride, partial);
+    stage_rows(a, xs, stride, sums, units, partial, weight);
+
+    const u16* mine = xs + min(g, a.M - 1) * stride;
 #if SUMS
-    sum_rows(a, xs, stride, sums, units);
     const float* sum0 = sums + min(2 * t, a.M - 1) * units;
     const float* sum1 = sums + min(2 * t + 1, a.M - 1) * units;
 #endif
-
-    const u16* mine = xs + min(g, a.M - 1) * stride;
     float acc[1][1][4] = {};
-    int buffer = 0;
+    int item = blockIdx.x, sub = 0, step = 0, unit = warp, kept = 0;
+    float* place = partial + warp * 16 * MT;
     for (int i = 0; i < total; i += DEPTH) {
 #pragma unroll
         for (int d = 0; d < DEPTH; ++d) {
             if (i + d < total) {
-                const int unit = now.step * warps + warp;
-#if SUMS
-                const float2 sum = make_float2(sum0[unit], sum1[unit]);
-#else
-                const float2 sum = make_float2(0.f, 0.f);
+                copies_wait<DEPTH - 1>();
+                if (unit < units) {
+#if __CUDA_ARCH__ >= 800
+#pragma unroll
+                    for (int c = 0; c < NC; ++c) ring[d][0].code[c] = codes[(d * warps * NC + c) * 32];
 #endif
-                if (unit < units) consume<1, 1>(acc, ring[d], mine + unit * 64 * CHUNKS, 0, t, lut + lane * 4, sum);
-                fetch(ring[d][0]);
-                if (now.step == steps - 1) {  // the tile is complete
-                    float* mean = partial + ((buffer * subs + now.sub) * warps + warp) * 16 * MT;
+#if SUMS
+                    const float2 sum = make_float2(sum0[unit], sum1[unit]);
+#else
+                    const float2 sum = make_float2(0.f, 0.f);
+#endif
+                    consume<1, 1>(acc, ring[d], mine + unit * 64 * CHUNKS, 0, t, lane * 4, sum);
+                }
+                fetch(d);
+                unit += warps;
+                if (++step == steps) {  // the tile is complete
+                    step = 0, unit = warp;
                     if (MT == 1) {
                         if (t == 0) {
-                            mean[g] = acc[0][0][0];
-                            mean[g + 8] = acc[0][0][2];
+                            place[g] = acc[0][0][0];
+                            place[g + 8] = acc[0][0][2];
                         }
                     } else {
-                        *(float2*)(mean + g * 8 + 2 * t) = make_float2(acc[0][0][0], acc[0][0][1]);
-                        *(float2*)(mean + (g + 8) * 8 + 2 * t) = make_float2(acc[0][0][2], acc[0][0][3]);
+                        *(float2*)(place + g * 8 + 2 * t) = make_float2(acc[0][0][0], acc[0][0][1]);
+                        *(float2*)(place + (g + 8) * 8 + 2 * t) = make_float2(acc[0][0][2], acc[0][0][3]);
                     }
                     acc[0][0][0] = acc[0][0][1] = acc[0][0][2] = acc[0][0][3] = 0.f;
-                    if (now.sub == subs - 1) {
-                        __syncthreads();
-                        for (int o = threadIdx.x; o < 16 * a.M; o += blockDim.x) {
-                            const int r = o & 15, token = o >> 4, row = now.item * 16 + r;
-                            const float* from = partial + buffer * subs * warps * 16 * MT + r * MT + token;
-                            float v = 0.f;
-#pragma unroll
-                            for (int w = 0; w < warps; ++w) v += from[w * 16 * MT];
-                            if (a.gated) {
-                                float up = 0.f;
-#pragma unroll
-                                for (int w = 0; w < warps; ++w) up += from[(warps + w) * 16 * MT];
-                                store(a, swiglu(scaled(a, v, row), scaled(a, up, row + items * 16)), token, row, items * 16);
-                            } else if (row < a.N) {
-                                store(a, scaled(a, v, row), token, row, a.N);
-                            }
+                    place += warps * 16 * MT;
+                    if (++sub == subs) {
+                        sub = 0;
+                        ++kept;
+                        if (kept == batch || i + d + 1 == total) {
+                            __syncthreads();
+                            finish_items(a, partial, kept, item, items, MT);
+                            kept = 0;
+                            place = partial + warp * 16 * MT;
+                            if (i + d + 1 < total) __syncthreads();
                         }
-                        buffer ^= 1;
+                        item += gridDim.x;
                     }
                 }
-                advance(now, steps, subs);
             }
         }
     }
@@ -662,25 +741,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
 constexpr int NT = TOKEN_TILES, R = ROW_TILES;
 #define STAGES 3
 #define ROW (128 + (FMT == Q6_K ? 16 : 32))
-
-static __device__ __forceinline__ void copy16(void* to, const void* from) {
-#if __CUDA_ARCH__ >= 800
-    const u32 at = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
-#else
-    *(uint4*)to = *(const uint4*)from;
-#endif
-}
-static __device__ __forceinline__ void copies_commit() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-static __device__ __forceinline__ void copies_wait() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
-#endif
-}
 
 static __device__ __forceinline__ void stage_step(const Args& a, u16* to, int step) {
     for (int i = threadIdx.x; i < 8 * NT * 16; i += blockDim.x) {
@@ -724,8 +784,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a
         tile[r] = a.gated ? item + r * items : item * R + r;
         if (item >= items) tile[r] = a.tiles;  // nothing to do but to keep in step
     }
-    u16* xs = (u16*)shared_memory;
-    char* lut = shared_memory + STAGES * 8 * NT * ROW * 2;
+    u16* xs = (u16*)(shared_memory + LUT_BYTES);
 
     Unit ring[DEPTH][UNITS_PER_STEP][R];
     auto fetch = [&](Unit(&slot)[UNITS_PER_STEP][R], int step) {
@@ -739,7 +798,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) fetch(ring[d], d);
 #if FMT == NF4
-    fill_table(lut, (const u16*)a.extra);
+    fill_table((const u16*)a.extra);
 #endif
     pdl_wait();
 #pragma unroll
@@ -759,14 +818,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a
 #pragma unroll
         for (int d = 0; d < DEPTH; ++d) {
             if (i + d < steps) {
-                copies_wait();
+                copies_wait<STAGES - 2>();
                 __syncthreads();
                 if (i + d + STAGES - 1 < steps) stage_step(a, xs + next * 8 * NT * ROW, first + i + d + STAGES - 1);
                 copies_commit();
                 const u16* mine = xs + (buffer * 8 * NT + g) * ROW;
 #pragma unroll
                 for (int q = 0; q < UNITS_PER_STEP; ++q)
-                    consume<R, NT>(acc, ring[d][q], mine + q * 64, 8 * ROW, t, lut + lane * 4);
+                    consume<R, NT>(acc, ring[d][q], mine + q * 64, 8 * ROW, t, lane * 4);
                 fetch(ring[d], i + d + DEPTH);
                 buffer = buffer == STAGES - 1 ? 0 : buffer + 1;
                 next = next == STAGES - 1 ? 0 : next + 1;
@@ -843,9 +902,7 @@ static __device__ __forceinline__ float high(u32 v) { return to_float(v >> 16); 
 static __device__ __forceinline__ u32 valued(float code, float s, float m) {
     float v = code * s - m;
 #if FMT == AWQ
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(v));
-    v = half_to_float(h);
+    v = half_to_float(half_from(v));
 #endif
     return from_float(v);
 }
@@ -895,7 +952,8 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(const Args a) {
 #endif
                     }
 #if FMT == NF4
-                    const u32 w = word_of(u.code[c], 2 * h + jj);
+                    u32 w = word_of(u.code[c], 2 * h + jj);
+                    w = __funnelshift_r(w, w, 7);
 #pragma unroll
                     for (int p = 0; p < 4; ++p) {
                         const float v0 = book[(w >> (8 * p) & 15) * 32 + lane], v1 = book[(w >> (8 * p + 4) & 15) * 32 + lane];
@@ -903,7 +961,7 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(const Args a) {
                     }
 #else
                     u32 A[4];
-                    fragment(A, u, c, 2 * h + jj, zero, (const char*)0);
+                    fragment(A, u, c, 2 * h + jj, zero, 0);
 #pragma unroll
                     for (int p = 0; p < 4; ++p)
                         o[p & 1][jj * 2 + (p >> 1)] =
