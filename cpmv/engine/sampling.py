@@ -189,17 +189,29 @@ def keep_min_p(scores: Tensor, min_p: Tensor | float) -> Tensor:
 
 
 def draw(probabilities: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """Draw one token a row, int64 [B], each row from its generator; rows without one share torch's global generator."""
+    """Draw one token a row, int64 [B], each row from its generator; rows without one share torch's global generator.
+
+    The draws of `torch.multinomial`, which would make the host wait for the device.
+    """
     shared = [row for row, generator in enumerate(generators) if generator is None]
     if len(shared) == len(generators):
-        return torch.multinomial(probabilities, 1).squeeze(-1)
+        return _race(probabilities, None)
     tokens = torch.empty(len(generators), dtype=torch.int64, device=probabilities.device)
     if shared:
-        tokens[shared] = torch.multinomial(probabilities[shared], 1).squeeze(-1)
+        index = torch.tensor(shared, dtype=torch.int64)
+        if probabilities.is_cuda:
+            index = index.pin_memory().to(probabilities.device, non_blocking=True)
+        tokens.index_copy_(0, index, _race(probabilities[index], None))
     for row, generator in enumerate(generators):
         if generator is not None:
-            tokens[row] = torch.multinomial(probabilities[row], 1, generator=generator)[0]
+            tokens[row] = _race(probabilities[row], generator)
     return tokens
+
+
+def _race(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Every token arrives after an exponential time over its probability; the first to arrive is drawn."""
+    times = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / times).argmax(-1)
 
 
 @dataclass(frozen=True)

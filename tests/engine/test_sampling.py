@@ -263,3 +263,14 @@ def test_keys_outside_the_reference_set_are_ignored_with_a_warning(
         params = SamplingParams.reference(sampling, **{key: 2}, max_new_tokens=5)
     assert params == dataclasses.replace(SamplingParams.reference(sampling), max_new_tokens=5)
     assert [record.getMessage().split(" is ignored")[0] for record in caplog.records] == [f"{key}=2"]
+
+
+def test_draws_are_those_of_multinomial() -> None:
+    probabilities = (torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * 3).softmax(-1)
+    ours, theirs = ([torch.Generator().manual_seed(seed) for seed in range(5)] for _ in range(2))
+    for _ in range(20):
+        expected = [
+            torch.multinomial(row, 1, generator=generator)[0].item()
+            for row, generator in zip(probabilities, theirs, strict=True)
+        ]
+        assert draw(probabilities, ours).tolist() == expected
