@@ -167,10 +167,12 @@ def _kernel(
     return nvrtc.kernel(source(), name, macros_of(name, fmt, group, dtype, choice, token_tiles))
 
 
-def gemv_shared(fmt: str, group: int, rows: int, inputs: int, gated: bool, choice: Choice) -> tuple[int, int]:
-    """Shared memory of a block of gemv, in bytes, and how many items' sums it holds at once."""
+def gemv_shared(
+    fmt: str, group: int, rows: int, inputs: int, gated: bool, choice: Choice, items: int = 1 << 20
+) -> tuple[int, int]:
+    """Shared memory of a block of gemv that has so many items, in bytes, and how many items' sums it holds at once."""
     each = (2 if gated else 1) * choice.warps * 16 * (1 if rows == 1 else 8) * 4  # partial sums of an item
-    batch = max(1, _SUMS_BYTES // each)
+    batch = max(1, min(items, _SUMS_BYTES // each))
     loads = 2 if fmt in ("q8_0", "int8") or group == 128 else 1  # 16-byte loads a lane for a unit
     codes = choice.depth * choice.warps * loads * 512
     row = (inputs + (16 if fmt == "q6_k" else 32)) * 2
@@ -307,7 +309,7 @@ def _launch(
     if choice.kernel == "gemv":
         items = weight.tiles // (2 if gated else 1)
         each = -(-items // (gpu.sms * choice.grid))
-        shared, a.splits = gemv_shared(weight.format, weight.group, len(x), weight.shape[1], gated, choice)
+        shared, a.splits = gemv_shared(weight.format, weight.group, len(x), weight.shape[1], gated, choice, each)
         found = _kernel("gemv", weight.format, weight.group, x.dtype, choice)
         found.launch((-(-items // each), 1), choice.warps * 32, shared, a, early)
         return
