@@ -85,9 +85,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
     num_rows, size = x.shape
     main = next_power_of_2(size + 1) // 2  # the largest that is no wider
     tail = next_power_of_2(size - main) if size > main else 0
-    rows = min(4, 4096 // main) if num_rows >= 2048 and main < 4096 else 1
+    rows, steps = (2, 8) if num_rows >= 8192 and main <= 1024 else (1, 1)
     if num_rows:
-        _kernels().layer_norm[(-(-num_rows // rows),)](
+        _kernels().layer_norm[(-(-num_rows // (rows * steps)),)](
             x,
             x if shift is None else shift,
             weight,
@@ -99,14 +99,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
             shift is not None,
             x.dtype is torch.float16,
             rows,
+            steps,
             main,
             tail,
-            num_warps=_LAYER_NORM_WARPS or _warps(rows * main),
+            num_warps=_warps(rows * main),
         )
     return out
-
-
-_LAYER_NORM_WARPS = 0
 
 
 def _warps(elements: int) -> int:

@@ -235,12 +235,12 @@ class ImageEncoder:
         return pixels
 
     def _graph(self, size: tuple[int, int]) -> _SliceGraph | None:
-        """A recording for a single slice of this grid, made when the grid comes for the third time."""
+        """A recording for a single slice of this grid, made when the grid comes for the second time."""
         held = self._graphs.get(size)
         if held is not None:
             return held
         self._seen[size] += 1
-        if self._seen[size] < 3 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
+        if self._seen[size] < 2 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
             return None
         one = _Slice(0, size, -1)
         columns, rows, moments = _send(_places([one], [0]), self.device)
