@@ -7,6 +7,7 @@ limit of prefill and vision). Each is the best of a few calls to what torch offe
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -103,7 +104,8 @@ class Machine:
         found = []
         for backend in _CUDA_BACKENDS:
             try:
-                with sdpa_kernel(backend):
+                with sdpa_kernel(backend), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it warns at length before it raises
                     found.append(self._best(run))
             except RuntimeError as error:  # not for this card, dtype or head width
                 log.debug("%s is not available here: %s", backend, error)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import cpmv
+
 from ..engine.engine import Engine
 from ..weights.plan import free_memory
 from .bars import BARS
@@ -28,7 +30,7 @@ from .plan import Options, Plan, check_options, choose_plan, needed_tokens
 from .profile import kernel_tables
 from .random_model import EndlessTokenizer, decoder_bytes, random_model
 from .results import add_bars, make_row, one_line
-from .timing import interleave
+from .timing import interleave, warm_up
 from .workloads import Bench, Decode, FirstToken, Prefill, Throughput, Vision, Workload, greedy
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def _measure(workload: Workload, bench: Bench, plan: Plan, peers: list[Peer], re
         for peer in peers:
             theirs = peer.works(workload.key)
             for work in theirs.values():
-                work()  # warm, as ours is
+                warm_up(work)
             works |= theirs
         slow = isinstance(workload, Throughput)
         with BusyShare(bench.device) as busy:
@@ -162,7 +164,7 @@ def _open_peers(options: Options, bench: Bench, result: dict[str, Any], tell: Pr
     for name in options.peers:
         tell(f"opening {name}")
         try:
-            peer = open_peer(name, bench, options.model)
+            peer = open_peer(name, bench, options.model, options.quick)
             said = peer.agreement()
         except PeerError as error:
             result["notes"].append(str(error))
@@ -235,7 +237,7 @@ def _about_model(options: Options, model: Model, weight_bytes: int) -> dict[str,
 
 
 def _about_machine(device: torch.device) -> dict[str, Any]:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "cpmv": metadata_version("cpmv")}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "cpmv": cpmv.__version__}
     if importlib.util.find_spec("triton") is not None:
         versions["triton"] = metadata_version("triton")
     if device.type == "cuda":

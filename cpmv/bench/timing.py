@@ -68,6 +68,16 @@ def best_of(device: torch.device, run: Callable[[], object], *, budget_s: float,
     return min(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False)) / 1e3
 
 
+def warm_up(work: Work, budget_s: float = 0.5, most: int = 6) -> Work:
+    """Do a work a few times, so that what is built, recorded or chosen at first is there; return it."""
+    started = time.perf_counter()
+    for _ in range(most):
+        work()
+        if time.perf_counter() - started > budget_s:
+            break
+    return work
+
+
 def interleave(works: dict[str, Work], *, budget_s: float, least: int = 3, most: int = 9) -> dict[str, Spread]:
     """Run works that are warm turn by turn, so that a slow moment falls on all of them.
 

@@ -23,7 +23,7 @@ from ..model.config import ModelConfig, ModelInputs
 from ..model.minicpmv import MiniCPMV
 from . import limits
 from .machine import Machine
-from .timing import Work, timed
+from .timing import Work, timed, warm_up
 
 
 @dataclass
@@ -168,8 +168,7 @@ class Prefill:
         self._bench, self._length = bench, length
 
     def prepare(self) -> Work:
-        self._repeat()
-        return self._repeat
+        return warm_up(self._repeat)
 
     def _repeat(self) -> float:
         return to_first_token(self._bench, self._bench.prompt(self._length))
@@ -213,8 +212,7 @@ class Vision:
         def encode() -> Tensor:
             return self._bench.network.encode_images(patches, sizes, groups)
 
-        timed(self._bench.device, encode)
-        return lambda: timed(self._bench.device, encode)
+        return warm_up(lambda: timed(self._bench.device, encode))
 
     def limit_s(self) -> float:
         b = self._bench
@@ -240,8 +238,7 @@ class FirstToken:
     def prepare(self) -> Work:
         inputs = self._bench.pictures(self._groups, self._group, video=self._group > 1)
         self._length = len(inputs)
-        to_first_token(self._bench, inputs)
-        return lambda: to_first_token(self._bench, self._bench.unseen(inputs))
+        return warm_up(lambda: to_first_token(self._bench, self._bench.unseen(inputs)))
 
     def limit_s(self) -> float:
         b, count = self._bench, self._groups * self._group
