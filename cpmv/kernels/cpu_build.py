@@ -64,6 +64,16 @@ def _library() -> ctypes.CDLL | None:
     return found
 
 
+def is_likely() -> bool:
+    """Whether `library` will be there, without building it: wanted, and there is a compiler."""
+    compiler = _compiler()
+    return chosen_path() != "plain" and compiler is not None and shutil.which(compiler.split()[0]) is not None
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CXX") or next((c for c in _COMPILERS if shutil.which(c)), None)
+
+
 def cache_folder() -> Path:
     """Where libraries are kept. One that cannot be written is replaced by a folder of this process."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -113,7 +123,7 @@ def _digest(data: bytes) -> str:
 
 def _command(arch: str | None) -> list[str]:
     """The compiler and its options. OpenMP only with GCC, whose runtime is the one that torch has loaded."""
-    compiler = os.environ.get("CXX") or next((c for c in _COMPILERS if shutil.which(c)), None)
+    compiler = _compiler()
     if compiler is None or shutil.which(compiler.split()[0]) is None:
         raise BuildError(f"there is no C++ compiler (looked for {compiler or ', '.join(_COMPILERS)}); install one")
     native = "-mcpu=" if platform.machine().lower() in ("arm64", "aarch64") else "-march="

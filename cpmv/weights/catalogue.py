@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..model.config import ModelConfig, from_hf
 from ..model.layers import Embedding, Linear
 from ..model.minicpmv import MiniCPMV
+from .cpu import repacked_bytes
 from .gguf_pair import read_pair, read_tokenizer
 from .hub import Source
 from .names import ignored
@@ -215,7 +216,8 @@ class Placing:
         """Add up what the weights take in memory and what stays in mapped files."""
         on_cpu, names = self.device.type == "cpu", matrices(model)
         packed = sum(w.nbytes for w in catalogue.packed.values())
-        resident, mapped, cast = (0, packed, False) if on_cpu else (packed, 0, False)
+        repacked = repacked_bytes(catalogue.packed.values()) if on_cpu else 0
+        resident, mapped, cast = (repacked, max(0, packed - repacked), False) if on_cpu else (packed, 0, False)
         for name, stored in catalogue.plain.items():
             held = self.held_dtype(stored, name in names)
             if on_cpu and held == stored.dtype:

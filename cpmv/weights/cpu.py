@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import mmap
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..kernels import cpu_packed
-from ..kernels.cpu_build import library
+from ..kernels.cpu_build import is_likely, library
 from ..kernels.cpu_packed import CPUPacked
 from .awq import AWQLinear, unpack
 from .gguf_blocks import GGUFLinear
 from .int8 import Int8Linear
 from .nf4 import NF4Linear
-from .packed import PackedLinear
+from .packed import PackedLinear, PackedWeight
 from .plan import free_memory
 
 log = logging.getLogger("cpmv")
@@ -32,6 +33,7 @@ log = logging.getLogger("cpmv")
 # Smaller matrices are multiplied as they always were: exactly as their format rounds, and no slower.
 _LEAST_ELEMENTS = 1 << 20
 _KEPT_FREE_BYTES = 1 << 29
+_GROWTH = 1.04  # NF4's, the most
 _PAGE_WORDS = 1024  # int32 values in a page
 
 
@@ -51,6 +53,13 @@ def pack_on_cpu(layer: PackedLinear) -> CPUPacked | None:
     for tensor in stored:
         _give_back(tensor)
     return packed
+
+
+def repacked_bytes(weights: Iterable[PackedWeight]) -> int:
+    """About how many stored bytes of a checkpoint will be held in memory, repacked, rather than in mapped files."""
+    large = sum(w.nbytes for w in weights if w.shape[0] * w.shape[1] >= _LEAST_ELEMENTS and not w.embedding)
+    fits = large * 1.1 + _KEPT_FREE_BYTES <= free_memory(torch.device("cpu"))
+    return int(large * _GROWTH) if fits and is_likely() else 0
 
 
 def _pack(layer: PackedLinear) -> CPUPacked | None:

@@ -73,7 +73,7 @@ void tile_product(const Weight& w, int64_t tile, const Tables& tables, const Blo
   for (int64_t g = 0; g < groups; ++g, sums += M) {
     vf part[M][kChains] = {};
     for (int64_t s = 0; s < steps; ++s) {
-      __builtin_prefetch((const char*)codes + 2048);
+      __builtin_prefetch((const char*)codes + 4096);
       Steps::visit(codes, high, tables, [&](const Pair& pair, int number, bool second) __attribute__((always_inline)) {
         const int chain = (2 * number + second) / (BITS == 4 ? 2 : 1) % kChains;
         for (int m = 0; m < M; ++m) {
