@@ -113,7 +113,7 @@ class FusedDecoder:
         for layer, keys, values in zip(layers, self._pool.keys, self._pool.values, strict=False):
             qkv = linear.multiply(x, layer.qkv, norm=layer.norm, bias=layer.qkv_bias)
             attended = paged.decode_attention(qkv, (keys, values), paging, layer.heads, self._rotary, split)
-            linear.multiply(attended, layer.output, residual=x, bias=layer.output_bias)
+            linear.multiply(attended, layer.output, residual=x, bias=layer.output_bias, idle=True)
             inner = linear.multiply(x, layer.gate_up, norm=layer.mlp_norm, gated=True)
             linear.multiply(inner, layer.down, residual=x)
         if self._head is None:

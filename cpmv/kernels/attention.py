@@ -102,7 +102,9 @@ def choose_split(num_rows: int, num_kv_heads: int, max_keys: int, num_processors
         parts *= 2
     if parts * num_rows * num_kv_heads > num_processors and max_keys // parts <= 2 * keys and parts > 1:
         parts //= 2  # short pasts: a second program on a processor only waits for the first
-    return Split(min(parts, 64), keys)
+    parts = min(parts, 64)
+    steps = max_keys // parts // keys
+    return Split(parts, keys, 2 if steps <= 2 else 3 if steps <= 4 else 4)
 
 
 def decode_attention(

@@ -132,10 +132,13 @@ def decode(
             acc += new_v.to(tl.float32)
         if begin < end:
             top, total, acc = _attend(q1, q2, k1, k2, v, seen, scale, top, total, acc)
+            # Tables are read a step ahead, so that keys and values can be asked for without waiting for them.
+            next_block = tl.load(table + (begin + BT + places) // BLOCK, mask=begin + BT + places < end, other=0)
             for start in tl.range(begin + BT, end, BT, num_stages=STAGES):
                 at = start + places
                 seen = at < end
-                block = tl.load(table + at // BLOCK, mask=seen, other=0).to(tl.int64)
+                block = next_block.to(tl.int64)
+                next_block = tl.load(table + (at + BT) // BLOCK, mask=at + BT < end, other=0)
                 place = ((block * BLOCK + at % BLOCK) * HEADS + head) * D
                 k1 = tl.load(k_ptr + place[:, None] + halves, mask=seen[:, None], other=0.0)
                 k2 = tl.load(k_ptr + place[:, None] + HALF + halves, mask=seen[:, None], other=0.0)

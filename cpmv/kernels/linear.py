@@ -6,7 +6,7 @@ else (a quantised `Packed` weight) multiplies itself. `multiply_plain` is the tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,17 +18,20 @@ from . import launch
 from .tuning import card, fastest, measures
 
 MAX_ROWS = 64
+_AHEAD_BYTES = 8192  # of a row, where memory would be idle
 Norm = tuple[Tensor, float]
 
 
 @dataclass(frozen=True)
 class Gemv:
-    """How `gemv` is launched: rows a program, columns a step, warps, and the bytes of each row asked for ahead."""
+    """How `gemv` is launched: rows a program, columns a step, warps; and of each row of the first `early` programs,
+    how many bytes are asked for ahead, besides the first columns."""
 
     rows: int
     columns: int
     warps: int = 4
     prefetch: int = 0
+    early: int = 264
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,6 @@ class Tile:
     split: int = 1
     stages: int = 4
     warps: int = 4
-    prefetch: int = 0
 
 
 def multiply_plain(
@@ -87,6 +89,7 @@ def multiply(
     gated: bool = False,
     bias: Tensor | None = None,
     out: Tensor | None = None,
+    idle: bool = False,
     config: Gemv | Tile | None = None,
 ) -> Tensor:
     """Multiply x [M, K] (M from 1 to 64, contiguous) by a weight [N, K]; return [M, N] in x's dtype.
@@ -94,7 +97,8 @@ def multiply(
     norm: (weight [K], eps) of an RMS norm over x before the product. bias: [N]. gated: the weight's rows are a gate
     then as many of what it gates, and the result is silu(gate) * up, [M, N / 2]. residual: [M, N]; the product is
     added to it, in place, and it is returned; float16 saturates. out: where to write instead, of any float dtype
-    (values are rounded to x's dtype first); only for dense weights. config: a launch to use instead of the chosen one.
+    (values are rounded to x's dtype first); only for dense weights. idle: the launch before this one leaves memory
+    idle, so more of the weight is asked for ahead. config: a launch to use instead of the chosen one.
     The norm's factor is applied after the product, so its output is not rounded to 16 bits in between.
     """
     if not isinstance(weight, Tensor):
@@ -109,6 +113,8 @@ def multiply(
         out = torch.empty(x.shape[0], rows, dtype=x.dtype, device=x.device)
     if config is None:
         config = _choose(x, weight, norm, residual is not None, gated, bias, out)
+        if idle and isinstance(config, Gemv):
+            config = replace(config, prefetch=_AHEAD_BYTES)
     _run(config, x, weight, norm, residual is not None, gated, bias, out)
     return out
 
@@ -132,17 +138,17 @@ def _run(
     options = launch.options(config.warps, pdl)
     tiles = -(-rows // config.rows)
     gain, eps = norm if norm is not None else (x, 0.0)
-    shared = dict(K=width, GATED=gated, RESIDUAL=residual, BIAS=bias is not None, BN=config.rows, BK=config.columns)
-    shared.update(
-        PREFETCH=_prefetched(config, threads, width * x.element_size() // getattr(config, "split", 1)),
-        THREADS=threads,
-        PDL=pdl,
-    )
+    shared: dict[str, Any] = dict(K=width, GATED=gated, RESIDUAL=residual, BIAS=bias is not None, PDL=pdl)
+    shared.update(BN=config.rows, BK=config.columns)
     offset = bias if bias is not None else x
     if isinstance(config, Gemv):
         assert num_rows == 1, "a gemv is for one row"
+        ahead = _prefetched(config, threads, width * x.element_size())
         launch.run(
-            kernels.gemv, (tiles,), x, weight, out, gain, offset, rows, eps, NORM=norm is not None, **shared, **options
+            *(kernels.gemv, (tiles,), x, weight, out, gain, offset, rows, eps),
+            **dict(NORM=norm is not None, PREFETCH=ahead, EARLY=config.early, THREADS=threads),
+            **shared,
+            **options,
         )
         return
     padded = max(16, 1 << (num_rows - 1).bit_length())
@@ -173,7 +179,7 @@ def _run(
     )
 
 
-def _prefetched(config: Gemv | Tile, threads: int, row_bytes: int) -> int:
+def _prefetched(config: Gemv, threads: int, row_bytes: int) -> int:
     """Bytes of each row to ask for ahead: pieces of 16 bytes at least, one a thread."""
     if config.prefetch == 0 or threads % config.rows:
         return 0
@@ -193,15 +199,23 @@ def _table(num_rows: int, rows: int, width: int, gated: bool, wide: bool) -> lis
     if num_rows == 1:
         columns = min(step, 1024)
         return [
-            Gemv(4 if gated else 8, columns, 4, 8192),
-            Gemv(8, min(step, 512), 4, 8192),
-            Gemv(16, min(step, 512), 4, 4096),
-            Gemv(4, min(step, 2048), 4, 8192),
-            Gemv(8, columns, 8, 8192),
+            Gemv(4 if gated else 8, columns),
+            Gemv(8, min(step, 512)),
+            Gemv(16, min(step, 512)),
+            Gemv(4, min(step, 2048)),
+            Gemv(8, columns, 8),
         ]
     columns = min(step, 64 if wide else 128)
     if gated:
-        return [Tile(32, columns, 1, 3), Tile(64, min(columns, 64), 1, 4), Tile(32, columns, 1, 5)]
+        narrow = min(columns, 64)
+        few: list[Gemv | Tile] = [
+            Tile(64, columns, 1, 3),
+            Tile(64, narrow, 1, 5),
+            Tile(32, columns, 1, 3),
+            Tile(32, columns, 1, 5),
+        ]
+        many: list[Gemv | Tile] = [Tile(64, narrow, 1, 4), Tile(64, columns, 1, 3), Tile(128, narrow, 1, 3, 8)]
+        return few if num_rows <= 16 else many
     splits = [split for split in (1, 2, 4, 8) if width % (split * columns) == 0]
     found: list[Gemv | Tile] = []
     for tile_rows, stages in ((64, 4), (32, 5), (128, 4)):

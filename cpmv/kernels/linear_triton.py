@@ -67,6 +67,7 @@ def gemv(
     BN: tl.constexpr,
     BK: tl.constexpr,
     PREFETCH: tl.constexpr,
+    EARLY: tl.constexpr,
     THREADS: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -83,9 +84,11 @@ def gemv(
         u = tl.load(u_at, eviction_policy="evict_first")
     if PDL:
         if PREFETCH > 0:
-            _prefetch(w_ptr, first, N, K, BN, PREFETCH, THREADS)
-            if GATED:
-                _prefetch(w_ptr + N.to(tl.int64) * K, first, N, K, BN, PREFETCH, THREADS)
+            # Only those that run beside the kernel before: later ones would ask for everything twice.
+            if tl.program_id(0) < EARLY:
+                _prefetch(w_ptr, first, N, K, BN, PREFETCH, THREADS)
+                if GATED:
+                    _prefetch(w_ptr + N.to(tl.int64) * K, first, N, K, BN, PREFETCH, THREADS)
         gdc_wait()
         gdc_launch_dependents()
     acc = tl.zeros([BN, BK], tl.float32)
@@ -141,8 +144,6 @@ def tile(
     BK: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
-    PREFETCH: tl.constexpr,
-    THREADS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """The same for M <= BM rows. SPLIT programs share a tile's K; the last to arrive adds their sums, in order.
@@ -162,11 +163,10 @@ def tile(
     w_at = w_ptr + held[:, None] * K + split * PART + cols[None, :]
     u_at = w_at + N.to(tl.int64) * K
     x_at = x_ptr + ms[:, None] * K + split * PART + cols[None, :]
+    if NORM > 0:
+        gain_at = norm_ptr + split * PART + cols
+        next_gain = tl.load(gain_at)
     if PDL:
-        if PREFETCH > 0:
-            _prefetch(w_ptr + split * PART, first, N, K, BN, PREFETCH, THREADS)
-            if GATED:
-                _prefetch(w_ptr + split * PART + N.to(tl.int64) * K, first, N, K, BN, PREFETCH, THREADS)
         gdc_wait()
         gdc_launch_dependents()
     factor = tl.full([BM], 1.0, tl.float32)
@@ -183,7 +183,9 @@ def tile(
         x = tl.load(x_at + k, mask=alive[:, None], other=0.0)
         if NORM > 0:
             scaled = x.to(tl.float32)
-            gain = tl.load(norm_ptr + split * PART + k + cols).to(tl.float32)
+            # A step ahead, or every step would wait for it.
+            gain = next_gain.to(tl.float32)
+            next_gain = tl.load(gain_at + k + BK, mask=cols + k + BK < PART, other=0.0)
             if NORM == 1:
                 squares += scaled * scaled
             else:
