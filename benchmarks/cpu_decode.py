@@ -38,7 +38,7 @@ from cpmv.inputs.text import Tokenizer  # noqa: E402
 from cpmv.model.config import ModelConfig, ModelInputs, from_hf  # noqa: E402
 from cpmv.weights import gguf_export  # noqa: E402
 from cpmv.weights.catalogue import empty_model  # noqa: E402
-from cpmv.weights.gguf_writer import Entry, write_gguf  # noqa: E402
+from cpmv.weights.gguf_writer import U32, Entry, write_gguf  # noqa: E402
 
 LANGUAGE, VISION = "ggml-model-Q4_0.gguf", "mmproj-model-f16.gguf"
 PROMPT = 512
@@ -77,7 +77,10 @@ def write_pair(folder: Path, layers: int) -> ModelConfig:
     vision.append(gguf_export._position_table(config))
     tokenizer = Tokenizer.from_folder(ROOT / "tests" / "golden" / "tokenizer_full")
     write_gguf(folder / LANGUAGE, gguf_export._language_metadata(config, tokenizer, "Q4_0"), language)
-    write_gguf(folder / VISION, gguf_export._vision_metadata(config, "F16"), vision)
+    # llama.cpp asks for this number unsigned.
+    metadata = gguf_export._vision_metadata(config, "F16")
+    metadata["clip.minicpmv_query_num"] = U32(config.resampler.query_num)
+    write_gguf(folder / VISION, metadata, vision)
     return config
 
 
@@ -130,7 +133,7 @@ def llama_slice(program: str, folder: Path, threads: int, picture: Path) -> floa
     command = [program, "-m", str(folder / LANGUAGE), "--mmproj", str(folder / VISION), "--image", str(picture)]
     command += ["-p", "a", "-n", "1", "-t", str(threads), "--no-warmup"]
     run = subprocess.run(command, capture_output=True, text=True)
-    found = re.findall(r"(?:slice|image).*?encoded in (\d+) ms", run.stdout + run.stderr)
+    found = re.findall(r"encoding done in (\d+) ms", run.stdout + run.stderr)
     if not found:
         raise SystemExit(f"{program} said nothing of encoding: {(run.stdout + run.stderr)[-500:]}")
     return int(found[0]) / 1000
