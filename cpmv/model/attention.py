@@ -79,7 +79,9 @@ def attention(
     if causal and q.shape[2] == 1:
         causal = False  # a single query sees everything, and some kernels are only fast without the flag
     grouped = q.shape[1] != k.shape[1]
-    with _preferred(q.device.type, q.device.index or 0, q.dtype):
+    # A kernel of cuDNN's is built for every new shape, 45 ms or more; decoding would ask for another at every token.
+    recurs = torch.is_grad_enabled() or (q.shape[2] % 64 == 0 and k.shape[2] % 64 == 0)
+    with preferred(q, recurs):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
         )
@@ -163,13 +165,11 @@ def _cudnn_first(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0) and torch.backends.cudnn.is_available()
 
 
-def _preferred(device_type: str, index: int, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    if torch.compiler.is_compiling() or device_type != "cuda" or dtype is torch.float32 or not _cudnn_first(index):
+def preferred(q: Tensor, recurs: bool) -> contextlib.AbstractContextManager[None]:
+    """The order in which SDPA tries its kernels for queries like q; recurs: whether the shape comes again and again."""
+    index = q.device.index or 0
+    if torch.compiler.is_compiling() or not q.is_cuda or q.dtype is torch.float32 or not _cudnn_first(index):
         return contextlib.nullcontext()
-    order = [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ]
-    return sdpa_kernel(order, set_priority=True)
+    order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    order.insert(0 if recurs else 2, SDPBackend.CUDNN_ATTENTION)
+    return sdpa_kernel([*order, SDPBackend.MATH], set_priority=True)

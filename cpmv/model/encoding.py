@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..kernels import vision as kernels
 from ..kernels.fused import layer_norm
 from ..kernels.merge import Snapshot, merge_rows, pad_hidden
-from .attention import attention
+from .attention import preferred
 from .layers import Linear
 from .resampler import Resampler, sincos, temporal_positions
 from .vision import VisionBlock, VisionTower, position_ids
@@ -343,7 +343,10 @@ def _norm(norm: nn.LayerNorm, shift: Tensor | None) -> kernels.Norm:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of equal slices, q, k, v [N, L, H, D]: [N, L, H * D]."""
-    out = attention(*(x.transpose(1, 2) for x in (q, k, v)), scale=q.shape[-1] ** -0.5)
+    scale = q.shape[-1] ** -0.5
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    with preferred(q, True):
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
     return out.transpose(1, 2).flatten(2)
 
 
