@@ -1,9 +1,10 @@
 """Drawing the next step's batch while the present one is trained on.
 
 Drawing is thousands of tiny kernels, each waiting for the one before; training is fewer and larger ones. On two streams
-they share the chip. Every key has two graphs: one draws into tensors that stay, on a stream and in a memory pool of its
-own, the other trains on them. Random numbers are drawn in the order of the steps, as without it, so nothing changes but
-the time; a saved state holds the generator as it was before the drawing that is ahead.
+they share the chip. Every key has two graphs: one draws, on a stream and in a memory pool of its own, and copies the
+batch into tensors that stay; the other trains on those. All drawings share their pool, so what one leaves there lasts
+until the next alone. Random numbers are drawn in the order of the steps, as without it, so nothing changes but the
+time; a saved state holds the generator as it was before the drawing that is ahead.
 """
 
 from __future__ import annotations
@@ -74,17 +75,18 @@ class Ahead:
     def __contains__(self, key: Any) -> bool:
         return key in self._draw
 
-    def capture(self, key: Any) -> Sequence[Any]:
-        """Record how the batches of a key are drawn; return them: tensors that every drawing of it fills anew."""
+    def capture(self, key: Any, held: Sequence[Any]) -> None:
+        """Record how the batches of a key are drawn into `held`, earlier batches of the same key."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode=self._mode):
-            batches = self.objective.load(key, self.generator)
+            for batch, fresh in zip(held, self.objective.load(key, self.generator), strict=True):
+                for target, source in zip(batch.tensors(), fresh.tensors(), strict=True):
+                    target.copy_(source)
         self._pool = self._pool or graph.pool()
         self._draw[key] = graph.replay
         self._drawn[key], self._used[key] = torch.cuda.Event(), torch.cuda.Event()
-        return batches
 
     def start(self, key: Any, step: int) -> None:
         """Begin to draw a step's batch, once the last one of this key has been used."""

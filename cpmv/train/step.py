@@ -92,6 +92,7 @@ class Step:
         self._patch_grad = self._view_of(PATCH_EMBEDDING)
         self._batches: dict[Any, Sequence[Any]] = {}
         self._static: dict[Any, Sequence[Any]] = {}
+        self._held: dict[Any, Sequence[Any]] = {}  # batches that drawing ahead fills
         self._captured: dict[Any, list[Callable[[], Any]]] = {}
         self._visited: set[Any] = set()
         self._pool: Any = None
@@ -157,6 +158,8 @@ class Step:
             return
         self._add_grads()
         self._update()
+        if self._draws_ahead:
+            self._held[key] = self._batches.pop(key)
         self._batches.clear()
 
     def _load(self, key: Any) -> None:
@@ -207,6 +210,7 @@ class Step:
                 if self._draws_ahead:
                     log.warning("drawing ahead failed (%s); going on with one graph a step", _one_line(error))
                     self._draws_ahead, self._ahead = False, None
+                    self._held.clear()
                 else:
                     lower = {"whole": "step", "step": "off"}[self.graphs]
                     cost = "drawing outside the graph" if lower == "step" else "no CUDA graphs, several times slower"
@@ -244,7 +248,8 @@ class Step:
     def _capture_ahead(self, key: Any) -> list[Callable[[], Any]]:
         """Record drawing on its own stream, and the rest of the step here."""
         self._ahead = self._ahead or Ahead(self.objective, self.device, self.generator, self._capture_mode)
-        self._batches[key] = batches = self._ahead.capture(key)
+        self._batches[key] = batches = self._held[key]
+        self._ahead.capture(key, batches)
         groups = [lambda: self._count(batches), lambda: self._differentiate(key), self._update]
         if self.world.size == 1:
             return [self._record(groups, random=False)]
