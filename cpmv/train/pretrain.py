@@ -278,12 +278,13 @@ class _Run:
         if loop.interrupted:
             logger.close()
             return out
-        scores = loop.measure_quality()
-        self._stage("evaluate")
+        step.release()
+        folder = self._export("final")  # before anything that may fail
         if config.save_every_s:
             loop.save()
-        folder = self._export("final")
         self._stage("export")
+        scores = loop.measure_quality()
+        self._stage("evaluate")
         if main:
             self._table(loop, scores)
         logger.close()

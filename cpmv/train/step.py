@@ -139,6 +139,18 @@ class Step:
         """The generator to save: as it stood after the last step, whatever has been drawn ahead."""
         return self.generator if self._ahead is None else self._ahead.resumable()
 
+    def release(self) -> None:
+        """Give the graphs' memory back, at the end of a run or before something large; they are recorded anew."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.generator = self.resumable_generator
+        self._ahead = None
+        for held in (self._captured, self._batches, self._held, self._static, self._visited):
+            held.clear()
+        self._pool = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _eager(self, key: Any) -> None:
         before = self.generator.get_state()
         try:
