@@ -120,9 +120,10 @@ def own_slice(model: Model) -> float:
         return seconds(lambda: model.network.encode_images(patches, [(32, 32)], [[-1]]))
 
 
-def llama(program: str, file: Path, threads: int, num_tokens: int) -> dict[str, float]:
+def llama(program: str, file: Path, threads: int, num_tokens: int, wanted: list[str]) -> dict[str, float]:
     """Tokens a second of prefill and decode by llama-bench."""
-    options = ["-t", str(threads), "-p", str(PROMPT), "-n", str(num_tokens), "-r", "1", "-o", "json"]
+    prompt, answer = PROMPT * ("prefill" in wanted), num_tokens * ("decode" in wanted)
+    options = ["-t", str(threads), "-p", str(prompt), "-n", str(answer), "-r", "1", "-o", "json"]
     run = subprocess.run([program, "-m", str(file), *options], capture_output=True, text=True, check=True)
     rows = json.loads(run.stdout)
     return {"prefill" if row["n_prompt"] else "decode": float(row["avg_ts"]) for row in rows}
@@ -189,9 +190,8 @@ def main() -> None:
         if "slice" in wanted:
             note("slice s", own_slice(model))
         if options.llama_bench and ("decode" in wanted or "prefill" in wanted):
-            for name, value in llama(
-                options.llama_bench, options.folder / LANGUAGE, options.threads, options.tokens
-            ).items():
+            file = options.folder / LANGUAGE
+            for name, value in llama(options.llama_bench, file, options.threads, options.tokens, wanted).items():
                 note(f"llama.cpp {name} tok/s", value)
         if options.llama_mtmd and "slice" in wanted:
             picture = picture_of(options.folder)

@@ -205,13 +205,13 @@ def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = int(torch.Size(shape).numel()) * dtype.itemsize
     is_large = count >= _LARGE_PAGE
     unit = _LARGE_PAGE if is_large else 64
-    room = torch.zeros(count + unit, dtype=torch.uint8)  # pages that nobody touches are never taken
+    room = torch.empty(count + unit, dtype=torch.uint8)  # pages that nobody touches are never taken
     start = -room.data_ptr() % unit
     if is_large and hasattr(mmap, "MADV_HUGEPAGE"):
         whole = count // _LARGE_PAGE * _LARGE_PAGE  # an end of its own pages, so that nothing is taken in vain
         libc = ctypes.CDLL(None)
         libc.madvise(ctypes.c_void_p(room.data_ptr() + start), ctypes.c_size_t(whole), mmap.MADV_HUGEPAGE)
-    return room[start : start + count].view(dtype).view(shape)
+    return room[start : start + count].zero_().view(dtype).view(shape)
 
 
 def pack_awq(qweight: Tensor, zeros: Tensor, scales: Tensor) -> CPUPacked | None:
