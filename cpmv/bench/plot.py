@@ -55,7 +55,10 @@ def plot(results: Sequence[dict[str, Any]], out: str | Path) -> None:
         )
     left.set(xscale="log", yscale="log", xlabel="sequences at once", ylabel="tokens a second")
     right.set(xscale="log", xlabel="context, tokens", ylabel="tokens a second", ylim=(0, None))
-    for axes in (left, right):
+    for axes, at in ((left, 0), (right, 1)):
+        shown = sorted({point[at] for _, found in drawn for point in found})
+        axes.set_xticks(shown, [f"{x:,}" for x in shown])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(f"Decoding, {drawn[0][0]['machine']['device']}; dashed: the limit measured in the same run")

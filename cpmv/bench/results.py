@@ -183,7 +183,8 @@ def speed_table(results: Sequence[dict[str, Any]]) -> str:
         lines.append(cells)
     where = sorted({f"{result['machine']['device']}, {result['date']}" for result in results})
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{'; '.join(where)}. In brackets: percent of the limit measured in the same run, then the bar."
+    said = "percent of the limit measured in the same run, speed over transformers' there, and the bar"
+    return f"{table}\n\n{'; '.join(where)}. In brackets: {said}."
 
 
 def _brief(row: Row) -> str:
@@ -192,6 +193,9 @@ def _brief(row: Row) -> str:
     if rate["of"] == "tok" and not row["key"].startswith("prefill"):
         text = ", ".join(filter(None, [f"{number(rate['per_s'])} tok/s", text]))
     inner = [f"{row['percent_of_limit']:.0f} %"] if "percent_of_limit" in row else []
+    theirs = row.get("peers", {}).get("transformers")
+    if theirs is not None:
+        inner.append(f"{number(theirs['times_ours'])}x transformers")
     bar = row.get("bar")
     if bar is not None:
         inner.append(f"**{bar['is']}**" if bar["is"] == "not met" else bar["is"])
