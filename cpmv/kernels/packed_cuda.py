@@ -1,7 +1,7 @@
 """Launch the CUDA kernels of cuda/packed.cu: which one, with how many warps, and what they are given.
 
 `gemv` for one row and for a few when they fit into shared memory, `tiles` up to 32 rows, `dequantize` for many.
-The choices below were measured on an H200 (docs/quantize.md); they are right about any card's shape, not its optimum.
+Choices follow measurements on an H200 and an H100 (docs/quantize.md) and the card's number of SMs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 32  # of x in one launch
 _FORMATS = {"awq": 0, "nf4": 1, "q4_0": 2, "q8_0": 3, "q4_k": 4, "q6_k": 5, "int8": 6}
 _LUT_BYTES = 32 << 10
-_STAGES = 3
 _SUMS_BYTES = 16 << 10  # of gemv's partial sums, for several tiles at once
 
 
@@ -180,9 +179,11 @@ def gemv_shared(
     return (_LUT_BYTES if fmt == "nf4" else 0) + codes + rows * row + sums + batch * each, batch
 
 
-def tiles_shared(fmt: str, token_tiles: int) -> int:
-    row = 128 + (16 if fmt == "q6_k" else 32)
-    return _STAGES * 8 * token_tiles * row * 2 + (_LUT_BYTES if fmt == "nf4" else 0)
+def tiles_shared(fmt: str, token_tiles: int, choice: Choice) -> int:
+    """Shared memory of a block of tiles, in bytes."""
+    row = (128 + (16 if fmt == "q6_k" else 32)) * 2
+    codes = choice.warps * choice.row_tiles * (4 if fmt in ("q8_0", "int8") else 2) * 512
+    return choice.depth * (8 * token_tiles * row + codes) + (_LUT_BYTES if fmt == "nf4" else 0)
 
 
 def token_tiles(rows: int) -> int:
@@ -192,29 +193,33 @@ def token_tiles(rows: int) -> int:
 
 def choose(fmt: str, group: int, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
-    for small in (Choice("gemv", 16, 2, 2, 1, prefetch=1, sums=True), Choice("gemv", 8, 2, 2, 2, sums=True)):
+    small = Choice("gemv", 16, 4, 2, 2, sums=True) if rows == 1 else Choice("gemv", 16, 4, 1, 1, sums=True)
+    for small in (small, Choice("gemv", 8, 2, 2, 2, sums=True)):
         fits = gemv_shared(fmt, group, rows, inputs, gated, small)[0] <= gpu.shared
-        if fits and (rows == 1 or inputs % 128 or (rows <= 8 and inputs <= 4096 and small.warps == 8)):
+        if fits and (rows == 1 or inputs % 128 or (rows <= 8 and inputs <= 4096 and small.warps == 16)):
             return small
     if inputs % 128:
         raise ValueError(f"{rows} rows of {inputs} inputs do not fit into {gpu.shared} bytes of shared memory")
-    row_tiles = 2
-    items = tiles // 2 if gated else -(-tiles // row_tiles)
-    steps = inputs // 128
-    best, least = Choice("tiles", 8, 2, 1, row_tiles=row_tiles), float("inf")
+    return _choose_tiles(fmt, rows, tiles, inputs, gated, gpu)
+
+
+def _choose_tiles(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
+    """Weigh warps a block and parts of the inputs by what the busiest SM would take, in cycles or so."""
+    items, steps, groups = (tiles // 2 if gated else -(-tiles // 2)), inputs // 128, token_tiles(rows)
+    resident = 1 if groups == 4 and fmt in ("q4_k", "q6_k") else 2  # their registers allow one block an SM
+    best, least = None, float("inf")
     for warps in (8, 6, 4):
-        for splits in (1, 2, 3, 4, 6, 8):
-            if steps // splits < 4 and splits > 1:
+        for splits in (1, 2, 4, 8, 16):
+            candidate = Choice("tiles", warps, 4, resident, row_tiles=2, splits=splits)
+            if splits > 1 and steps // splits < 3:
                 continue
-            blocks = -(-items // warps) * splits
-            # Work of the busiest SM in steps of a warp, plus what a block costs: filling, and adding parts up.
-            cost = -(-blocks // gpu.sms) * (warps * -(-steps // splits) + 12) + (24 if splits > 1 else 0)
-            if cost < least:
-                best, least = (
-                    Choice("tiles", warps, 2, 1, row_tiles=row_tiles, splits=splits),
-                    cost,
-                )
-    return best
+            blocks, share = -(-items // warps) * splits, -(-steps // splits)
+            busy = -(-blocks // gpu.sms) * warps * share * (30 + 20 * groups)  # tensor cores and dequantising
+            waiting = -(-blocks // (resident * gpu.sms)) * share * 1200  # each step's latency
+            cost = max(busy, waiting) + (3000 + 300 * splits if splits > 1 else 0)
+            if cost < least and tiles_shared(fmt, groups, candidate) <= gpu.shared:
+                best, least = candidate, cost
+    return best or Choice("tiles", 2, 2, 1, row_tiles=2)  # a card with little shared memory
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -321,7 +326,7 @@ def _launch(
         partial = torch.empty(choice.splits * items * choice.row_tiles * width * 128, device=x.device)
         a.partial = partial.data_ptr()
     grid = (-(-items // choice.warps), choice.splits)
-    found.launch(grid, choice.warps * 32, tiles_shared(weight.format, width), a, early)
+    found.launch(grid, choice.warps * 32, tiles_shared(weight.format, width, choice), a, early)
 
 
 def _normalised(x: Tensor, norm: tuple[Tensor, float], early: bool) -> Tensor:

@@ -48,7 +48,7 @@ def test_every_choice_fits_the_card(gpu: cuda.Card, fmt: str, shape: str, rows: 
     else:
         token_tiles = cuda.token_tiles(rows)
         assert 8 * token_tiles >= rows
-        assert cuda.tiles_shared(fmt, token_tiles) <= gpu.shared
+        assert cuda.tiles_shared(fmt, token_tiles, choice) <= gpu.shared
         assert inputs // 128 // choice.splits >= 1
         assert not gated or choice.row_tiles == 2
 

@@ -735,15 +735,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemv(const Args a)
 
 #ifdef TILES
 // A warp takes R tiles (a gate and an up tile when gated), a block as many items as it has warps, and one of `splits`
-// parts of the inputs. x comes through shared memory in steps of 128 inputs, three in flight. The last of the blocks
-// that share rows adds the parts, in order: the result does not depend on who comes last.
+// parts of the inputs. x and codes come through shared memory in steps of 128 inputs, DEPTH - 1 on their way. The last of
+// the blocks that share rows adds the parts, in order: the result does not depend on who comes last.
+// Shared: table, x [DEPTH][8 NT][ROW], codes [DEPTH][warps][units of a step][R][NC][32] 16 bytes.
 
-constexpr int NT = TOKEN_TILES, R = ROW_TILES;
-#define STAGES 3
+constexpr int NT = TOKEN_TILES, R = ROW_TILES, warps = THREADS / 32;
 #define ROW (128 + (FMT == Q6_K ? 16 : 32))
 
 static __device__ __forceinline__ void stage_step(const Args& a, u16* to, int step) {
-    for (int i = threadIdx.x; i < 8 * NT * 16; i += blockDim.x) {
+    for (int i = threadIdx.x; i < 8 * NT * 16; i += THREADS) {
         const int token = i >> 4, k = (i & 15) * 8;
         copy16(to + token * ROW + k, (const u16*)a.x + (long long)min(token, a.M - 1) * a.K + step * 128 + k);
     }
@@ -774,7 +774,7 @@ static __device__ __forceinline__ void finish(const Args& a, const float (&acc)[
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a) {
     pdl_launch();
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5, g = lane >> 2, t = lane & 3;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int units = a.K / (64 * CHUNKS), all_steps = a.K / 128;
     const int items = a.gated ? a.tiles / 2 : (a.tiles + R - 1) / R, item = blockIdx.x * warps + warp;
     const int first = blockIdx.y * all_steps / a.splits, steps = (blockIdx.y + 1) * all_steps / a.splits - first;
@@ -785,25 +785,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a
         if (item >= items) tile[r] = a.tiles;  // nothing to do but to keep in step
     }
     u16* xs = (u16*)(shared_memory + LUT_BYTES);
+    const int slot = UNITS_PER_STEP * R * NC * 32;  // of a warp, in 16 bytes
+    uint4* codes = (uint4*)(xs + DEPTH * 8 * NT * ROW) + warp * slot + lane;
 
     Unit ring[DEPTH][UNITS_PER_STEP][R];
-    auto fetch = [&](Unit(&slot)[UNITS_PER_STEP][R], int step) {
+    auto fetch = [&](int d, int step) {
         if (step >= steps) return;
 #pragma unroll
         for (int q = 0; q < UNITS_PER_STEP; ++q)
 #pragma unroll
             for (int r = 0; r < R; ++r)
-                if (tile[r] < a.tiles) load_unit(slot[q][r], a, tile[r], units, (first + step) * UNITS_PER_STEP + q, lane);
+                if (tile[r] < a.tiles) {
+                    const int unit = (first + step) * UNITS_PER_STEP + q, at = tile[r] * units + unit;
+                    const uint4* from = a.codes + lane + (u64)(u32)at * (NC * 32);
+#pragma unroll
+                    for (int c = 0; c < NC; ++c)
+                        copy16(codes + d * warps * slot + ((q * R + r) * NC + c) * 32, from + c * 32);
+                    load_scales(ring[d][q][r], a, at, tile[r] * (units >> 2) + (unit >> 2), lane);
+                }
     };
 #pragma unroll
-    for (int d = 0; d < DEPTH; ++d) fetch(ring[d], d);
+    for (int d = 0; d < DEPTH - 1; ++d) fetch(d, d);
 #if FMT == NF4
     fill_table((const u16*)a.extra);
 #endif
     pdl_wait();
 #pragma unroll
-    for (int s = 0; s < STAGES - 1; ++s) {
-        if (s < steps) stage_step(a, xs + s * 8 * NT * ROW, first + s);
+    for (int d = 0; d < DEPTH - 1; ++d) {
+        if (d < steps) stage_step(a, xs + d * 8 * NT * ROW, first + d);
         copies_commit();
     }
     float acc[R][NT][4];
@@ -813,22 +822,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tiles(const Args a
         for (int n = 0; n < NT; ++n)
 #pragma unroll
             for (int i = 0; i < 4; ++i) acc[r][n][i] = 0.f;
-    int buffer = 0, next = STAGES - 1;
     for (int i = 0; i < steps; i += DEPTH) {
 #pragma unroll
         for (int d = 0; d < DEPTH; ++d) {
             if (i + d < steps) {
-                copies_wait<STAGES - 2>();
+                const int free = (d + DEPTH - 1) % DEPTH;  // what the last step used
+                copies_wait<DEPTH - 2>();
                 __syncthreads();
-                if (i + d + STAGES - 1 < steps) stage_step(a, xs + next * 8 * NT * ROW, first + i + d + STAGES - 1);
+                if (i + d + DEPTH - 1 < steps) stage_step(a, xs + free * 8 * NT * ROW, first + i + d + DEPTH - 1);
+                fetch(free, i + d + DEPTH - 1);
                 copies_commit();
-                const u16* mine = xs + (buffer * 8 * NT + g) * ROW;
+                const u16* mine = xs + (d * 8 * NT + g) * ROW;
 #pragma unroll
-                for (int q = 0; q < UNITS_PER_STEP; ++q)
+                for (int q = 0; q < UNITS_PER_STEP; ++q) {
+#pragma unroll
+                    for (int r = 0; r < R; ++r)
+#pragma unroll
+                        for (int c = 0; c < NC; ++c)
+                            ring[d][q][r].code[c] = codes[d * warps * slot + ((q * R + r) * NC + c) * 32];
                     consume<R, NT>(acc, ring[d][q], mine + q * 64, 8 * ROW, t, lane * 4);
-                fetch(ring[d], i + d + DEPTH);
-                buffer = buffer == STAGES - 1 ? 0 : buffer + 1;
-                next = next == STAGES - 1 ? 0 : next + 1;
+                }
             }
         }
     }
