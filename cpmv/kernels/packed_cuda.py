@@ -193,8 +193,8 @@ def token_tiles(rows: int) -> int:
 
 def choose(fmt: str, group: int, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
-    small = Choice("gemv", 16, 4, 2, 2, sums=True) if rows == 1 else Choice("gemv", 16, 4, 1, 1, sums=True)
-    for small in (small, Choice("gemv", 8, 2, 2, 2, sums=True)):
+    resident = 2 if rows == 1 else 1  # an SM; x takes much of its shared memory with more rows
+    for small in (Choice("gemv", 16, 4, resident, resident, sums=True), Choice("gemv", 8, 2, 2, 2, sums=True)):
         fits = gemv_shared(fmt, group, rows, inputs, gated, small)[0] <= gpu.shared
         if fits and (rows == 1 or inputs % 128 or (rows <= 8 and inputs <= 4096 and small.warps == 16)):
             return small
