@@ -122,14 +122,11 @@ def _digest(data: bytes) -> str:
 
 
 def _command(arch: str | None) -> list[str]:
-    """The compiler and its options. OpenMP only with GCC, whose runtime is the one that torch has loaded."""
     compiler = _compiler()
     if compiler is None or shutil.which(compiler.split()[0]) is None:
         raise BuildError(f"there is no C++ compiler (looked for {compiler or ', '.join(_COMPILERS)}); install one")
     native = "-mcpu=" if platform.machine().lower() in ("arm64", "aarch64") else "-march="
     options = ["-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-w", native + (arch or "native")]
-    if "Free Software Foundation" in _version(compiler):
-        options.append("-fopenmp")
     return [*compiler.split(), *options]
 
 
@@ -169,9 +166,6 @@ def _cpu() -> str:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    # torch brings the OpenMP runtime that the library is to share, so it must be there first.
-    import torch  # noqa: F401
-
     try:
         found = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
