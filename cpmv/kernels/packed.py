@@ -164,7 +164,8 @@ class Packed:
         if wanted == "plain" or dtype not in (torch.float16, torch.bfloat16):
             return "plain"
         if self.device.type == "cuda" and wanted != "triton" and packed_cuda.available(self.device):
-            return "cuda"
+            if packed_cuda.proven(self, dtype):
+                return "cuda"
         return "triton" if packed_triton.available(self.device) else "plain"
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:

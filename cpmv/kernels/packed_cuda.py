@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from .cuda import nvrtc
-from .packed_layout import CHUNK
+from .packed_layout import CHUNK, TILE
 
 if TYPE_CHECKING:
     from .packed import Packed
+
+log = logging.getLogger("cpmv")
 
 MAX_ROWS = 32  # of x in one launch
 _FORMATS = {"awq": 0, "nf4": 1, "q4_0": 2, "q8_0": 3, "q4_k": 4, "q6_k": 5, "int8": 6}
@@ -122,6 +124,41 @@ def available(device: torch.device) -> bool:
             logging.WARNING,
         )
     return not reason
+
+
+_PROVEN: dict[tuple[int, str, int, int, torch.dtype], bool] = {}
+_WRONG = 0.02  # relative error that no rounding explains
+
+
+def proven(weight: Packed, dtype: torch.dtype) -> bool:
+    """Whether the kernels give the plain product of a weight's first rows, tried once a format, width and dtype.
+
+    What a compiler or driver breaks is noticed here, not in answers. Within a graph's recording nothing can be tried.
+    """
+    key = (weight.device.index or 0, weight.format, weight.group, weight.shape[1], dtype)
+    if key not in _PROVEN:
+        if torch.cuda.is_current_stream_capturing():
+            return True
+        error = _largest_error(weight, dtype)
+        _PROVEN[key] = error < _WRONG
+        if not _PROVEN[key]:
+            log.warning("%s kernels are off by %.1e here and are not used; please report it", weight.format, error)
+    return _PROVEN[key]
+
+
+def _largest_error(weight: Packed, dtype: torch.dtype) -> float:
+    from .packed import multiply_plain
+
+    few = weight.rows(0, min(weight.shape[0], 2 * TILE))
+    plain, worst = few.dequantize_plain(torch.float32), 0.0
+    for rows in (1, 8, MAX_ROWS):
+        x = torch.randn(rows, weight.shape[1], device=weight.device).to(dtype)
+        gpu = card(weight.device.index or 0)
+        choice = choose(weight.format, weight.group, rows, weight.tiles, weight.shape[1], False, gpu)
+        truth = multiply_plain(x.float(), plain)
+        error = (multiply(few, x, None, None, False, None, choice).float() - truth).norm() / truth.norm()
+        worst = max(worst, float(error.nan_to_num(nan=float("inf"))))
+    return worst
 
 
 def macros_of(

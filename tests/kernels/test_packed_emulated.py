@@ -76,3 +76,19 @@ def test_what_is_chosen_equals_the_plain_product(emulated: Any) -> None:  # noqa
     for num_rows in (1, 2, 9, 33):
         chosen = emulated.choose("awq", 128, min(num_rows, 32), weight.tiles, 1024, False, emulated.card(0))
         compare(emulated, weight, num_rows, chosen, torch.bfloat16, norm=True)
+
+
+def test_kernels_that_are_wrong_are_not_used(
+    emulated: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(emulated, "_PROVEN", {})
+    weight = packed("Q6_K", 64, 1024)
+    assert emulated.proven(weight, torch.bfloat16) and not caplog.records
+    right = emulated.multiply
+    monkeypatch.setattr(emulated, "multiply", lambda *a: right(*a) * 1.1)
+    assert not emulated.proven(weight, torch.float16) and "not used" in caplog.records[0].message
+    monkeypatch.setattr(emulated, "multiply", lambda *a: right(*a) * float("nan"))
+    assert emulated.proven(weight, torch.bfloat16)  # known already
+    assert not emulated.proven(packed("int8"), torch.bfloat16)
