@@ -115,3 +115,20 @@ def test_splits_fill_a_card_and_not_more() -> None:
 )
 def test_which_sizes_are_taken(heads: int, kv_heads: int, width: int, block: int, takes: bool) -> None:
     assert paged.supports(heads, kv_heads, width, block, torch.bfloat16) is takes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_steps_on_a_card() -> None:
+    for dtype, tolerance in ((torch.bfloat16, 1e-2), (torch.float16, 2e-3)):
+        qkv, pools, paging, heads, rotary = case(dtype, 32, 8, 128, 16, [0, 15, 700, 1300])
+        pools = tuple(pool.cuda() for pool in pools)
+        paging = Paging(paging.position.cuda(), paging.table.cuda().contiguous())
+        heads = Heads(32, 8, 128, heads.q_norm.cuda(), heads.k_norm.cuda(), heads.eps)
+        rotary = tuple(part.cuda() for part in rotary)
+        plain = tuple(pool.clone() for pool in pools)
+        expected = paged.decode_attention_plain(qkv.cuda(), plain, paging, heads, rotary)
+        for split in (Split(1, 64, 4), Split(4, 64, 3), Split(16, 64, 2), Split(8, 32, 4)):
+            written = tuple(pool.clone() for pool in pools)
+            found = paged.decode_attention(qkv.cuda(), written, paging, heads, rotary, split)
+            assert relative(found, expected) <= tolerance, (dtype, split)

@@ -222,3 +222,27 @@ def test_compiling_launches_nothing() -> None:
     assert not launch.only_compiles()
     launch.run(Kernel(), (3,), 1, 2)
     assert asked == ["compile (1, 2) (3,)", "launch (1, 2) (3,)"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_products_on_a_card() -> None:
+    for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 3e-3)):
+        for num_rows in (1, 5, 16, 32, 64):
+            x = torch.randn(num_rows, 1024, dtype=dtype, device="cuda")
+            weight = torch.randn(2 * 515, 1024, dtype=dtype, device="cuda") * 0.05
+            norm = (torch.rand(1024, dtype=dtype, device="cuda") + 0.5, 1e-6)
+            residual = torch.randn(num_rows, 2 * 515, dtype=dtype, device="cuda")
+            for gated in (False, True):
+                added = None if gated else residual
+                expected = multiply_plain(
+                    x.double(),
+                    weight.double(),
+                    norm=(norm[0].double(), norm[1]),
+                    residual=None if added is None else added.double(),
+                    gated=gated,
+                )
+                found = multiply(
+                    x, weight, norm=norm, residual=None if added is None else added.clone(), gated=gated, idle=True
+                )
+                assert relative(found, expected) <= tolerance, (dtype, num_rows, gated)
