@@ -150,9 +150,11 @@ def _largest_error(weight: Packed, dtype: torch.dtype) -> float:
     from .packed import multiply_plain
 
     few = weight.rows(0, min(weight.shape[0], 2 * TILE))
+    few.counters = weight.counters
     plain, worst = few.dequantize_plain(torch.float32), 0.0
+    generator = torch.Generator(weight.device).manual_seed(0)  # the caller's random numbers stay his
     for rows in (1, 8, MAX_ROWS):
-        x = torch.randn(rows, weight.shape[1], device=weight.device).to(dtype)
+        x = torch.randn(rows, weight.shape[1], device=weight.device, generator=generator).to(dtype)
         gpu = card(weight.device.index or 0)
         choice = choose(weight.format, weight.group, rows, weight.tiles, weight.shape[1], False, gpu)
         truth = multiply_plain(x.float(), plain)
