@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -274,8 +273,3 @@ def pack_gguf(raw: Tensor, type_name: str, columns: int) -> CPUPacked | None:
 
 def _exact_in_half(scales: Tensor) -> bool:
     return scales.dtype is torch.float16 or bool((scales.half().to(scales.dtype) == scales).all())
-
-
-def described(packed: CPUPacked) -> dict[str, Any]:
-    """What a log line or a benchmark says of it."""
-    return {"shape": packed.shape, "bits per weight": 8 * packed.nbytes / (packed.shape[0] * packed.shape[1])}

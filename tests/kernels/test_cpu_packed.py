@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from cpu_cases import LAYERS, PRODUCT_TOLERANCE, WEIGHT_TOLERANCE, error, gguf_l
 from cpmv.kernels import cpu_build
 from cpmv.kernels.cpu_packed import CPUPacked
 from cpmv.weights import cpu
+from cpmv.weights.int8 import Int8Linear
 from cpmv.weights.kernels import pack
 from cpmv.weights.packed import PackedLinear
+from cpmv.weights.stored import MappedFile
 
 pytestmark = pytest.mark.skipif(cpu_build.library() is None, reason="there is no C++ compiler")
 SHAPES = ((64, 512), (200, 256), (24, 1280), (16, 4608))  # rows past a tile, more columns than a strip
@@ -106,6 +109,18 @@ def test_a_layer_uses_its_kernel_and_keeps_what_was_stored(monkeypatch: pytest.M
     twin = copy.deepcopy(layer)
     assert torch.equal(twin(x), found)
     assert layer(x[:0]).shape == (0, 64)
+
+
+def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_LEAST_ELEMENTS", 1)
+    plain = int8_layer(64, 1024)
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(64) + plain.codes.numpy().tobytes())
+    mapped = MappedFile(path).tensor(64, plain.codes.nbytes, torch.int8, (64, 1024))
+    layer, x = Int8Linear(mapped, plain.scales, torch.float32), normal(2, 1024)
+    truth = plain(x)
+    assert isinstance(pack(layer), CPUPacked)
+    assert torch.equal(layer(x), truth) and torch.equal(layer.codes, plain.codes)
 
 
 def test_small_matrices_and_odd_blocks_stay_plain() -> None:

@@ -1,6 +1,6 @@
 // A loop over parts of the work on several threads. Each takes the next part as it becomes free, and the loop ends when
 // the parts that were taken are done: a thread that the system has not let run is not waited for. Where other programs
-// use the cores as well, OpenMP's loops, which wait for every thread, took up to ten times as long.
+// use the cores as well, OpenMP's loops, which wait for every thread, took several times as long.
 #pragma once
 
 #include <algorithm>
