@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
     add("--dtype", metavar="DTYPE", help="auto, bfloat16, float16, float32")
     add("--seed", type=int, default=0, metavar="N", help="of random weights and prompts")
-    add("--limit-s", type=float, metavar="S", help="begin no more lines after S seconds; what is left out is told")
+    add("--limit-s", type=float, metavar="S", help="begin no more lines after S seconds (a CPU: 100); it is told")
     add("--out", metavar="FILE.json", help="write the result, and its page as .md beside it")
     return parser
 

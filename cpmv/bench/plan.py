@@ -19,7 +19,7 @@ _LARGE = 500_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller wants; see `python -m cpmv.bench --help`. limit_s: after which no more lines are begun."""
+    """What the caller wants; see `python -m cpmv.bench --help`. limit_s: instead of the plan's."""
 
     model: str | None = None
     random: str | None = None
@@ -39,6 +39,7 @@ class Options:
 class Plan:
     """decode: (rows, context) pairs. prefill: prompt lengths. vision: numbers of slices. frames: of the video.
     requests: in flight for throughput, each of one picture; answer: their tokens. budget_s: for one line's repeats.
+    limit_s: after which no more lines are begun.
     """
 
     decode: tuple[tuple[int, int], ...]
@@ -51,6 +52,7 @@ class Plan:
     budget_s: float
     least: int
     most: int
+    limit_s: float | None = None
 
 
 _WHOLE = Plan(
@@ -67,7 +69,7 @@ _WHOLE = Plan(
 )
 _SMALL_CPU = replace(
     _WHOLE, decode=((1, 1024), (8, 256), (32, 256)), decode_steps=4, prefill=(1024, 2048), vision=(1, 10),
-    frames=36, requests=8, answer=32, budget_s=4.0, least=2, most=5,
+    frames=36, requests=8, answer=32, budget_s=4.0, least=2, most=5, limit_s=100.0,
 )  # fmt: skip
 _LARGE_CPU = replace(
     _SMALL_CPU, decode=((1, 64),), decode_steps=2, prefill=(512,), vision=(1,), frames=3, requests=1, answer=4,
@@ -91,6 +93,8 @@ def choose_plan(options: Options, network: MiniCPMV) -> Plan:
         plan = _LARGE_CPU if parameters > _LARGE else _SMALL_CPU
     if options.quick:
         plan = replace(plan, budget_s=plan.budget_s / 8, least=min(plan.least, 2), most=3)
+    if options.limit_s is not None:
+        plan = replace(plan, limit_s=options.limit_s)
     plan = replace(plan, **_asked_sizes(options.sizes))
     context = network.config.language.max_position_embeddings
     return replace(

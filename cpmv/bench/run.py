@@ -58,7 +58,7 @@ def run(options: Options, *, kernel_table: bool = False, tell: Progress = lambda
         result = _head(options, model, bench)
         peers = _open_peers(options, bench, result, tell)
         for workload in workloads(bench, plan, options, result):
-            if options.limit_s is not None and time.perf_counter() - started > options.limit_s:
+            if plan.limit_s is not None and time.perf_counter() - started > plan.limit_s:
                 result["notes"].append(f"{workload.label}: not measured, the time given was over")
                 continue
             _measure(workload, bench, plan, peers, result)
