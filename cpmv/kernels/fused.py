@@ -83,11 +83,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
     assert x.is_contiguous()
     out = torch.empty_like(x)
     num_rows, size = x.shape
-    main = next_power_of_2(size + 1) // 2  # the largest that is no wider
-    tail = next_power_of_2(size - main) if size > main else 0
-    rows, steps = (2, 8) if num_rows >= 8192 and main <= 1024 else (1, 1)
+    block = next_power_of_2(size)
+    rows = 2 if block <= 2048 and num_rows >= 2048 else 1
     if num_rows:
-        _kernels().layer_norm[(-(-num_rows // (rows * steps)),)](
+        _kernels().layer_norm[(-(-num_rows // rows),)](
             x,
             x if shift is None else shift,
             weight,
@@ -99,10 +98,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
             shift is not None,
             x.dtype is torch.float16,
             rows,
-            steps,
-            main,
-            tail,
-            num_warps=_warps(rows * main),
+            block,
+            num_warps=_warps(rows * block),
         )
     return out
 

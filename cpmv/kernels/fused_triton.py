@@ -28,23 +28,6 @@ def rms_norm(x_ptr, w_ptr, y_ptr, stride, size, eps, CLAMP: tl.constexpr, BLOCK:
 
 
 @triton.jit
-def _load_shifted(x_ptr, shift, at, rows, cols, size, CLAMP: tl.constexpr):
-    """A tile of x + shift in float32, zeros beyond the row's size."""
-    inside = rows & (cols < size)[None, :]
-    stored = tl.load(x_ptr + at + cols[None, :], inside, 0.0)
-    x = stored.to(tl.float32)
-    if CLAMP:
-        x = tl.minimum(tl.maximum(x, -65504.0), 65504.0)
-        tl.store(x_ptr + at + cols[None, :], x.to(stored.dtype), inside)
-    return x + shift[None, :]
-
-
-@triton.jit
-def _load_row(ptr, cols, size):
-    return tl.load(ptr + cols, cols < size, 0.0).to(tl.float32)
-
-
-@triton.jit
 def layer_norm(
     x_ptr,
     shift_ptr,
@@ -57,46 +40,32 @@ def layer_norm(
     SHIFTED: tl.constexpr,
     CLAMP: tl.constexpr,
     ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
-    MAIN: tl.constexpr,
-    TAIL: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Normalise STEPS times ROWS rows of x + shift; shift, weight and bias are one row for all and are read once.
+    """Normalise ROWS rows of x + shift, where shift is one row for all.
 
-    A row is MAIN columns and up to TAIL more, so that a width such as 1152 does not idle as 2048 would.
+    Measured for 36,864 rows of 1152 on an H200: 73 us; columns in two parts without idle lanes, or many rows a program
+    with the parameters kept, 90 to 153 us.
     """
-    cols = tl.arange(0, MAIN)
-    w, b = _load_row(w_ptr, cols, size), _load_row(b_ptr, cols, size)
-    shift = tl.zeros([MAIN], tl.float32)
+    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    cols = tl.arange(0, BLOCK)
+    here = cols < size
+    inside = (rows < num_rows) & here[None, :]
+    at = rows * size + cols[None, :]
+    stored = tl.load(x_ptr + at, inside, 0.0)
+    x = stored.to(tl.float32)
+    if CLAMP:
+        x = tl.minimum(tl.maximum(x, -65504.0), 65504.0)
+        tl.store(x_ptr + at, x.to(stored.dtype), inside)
     if SHIFTED:
-        shift = _load_row(shift_ptr, cols, size)
-    if TAIL > 0:
-        more = MAIN + tl.arange(0, TAIL)
-        w_more, b_more = _load_row(w_ptr, more, size), _load_row(b_ptr, more, size)
-        shift_more = tl.zeros([TAIL], tl.float32)
-        if SHIFTED:
-            shift_more = _load_row(shift_ptr, more, size)
-    for step in range(STEPS):
-        row = ((tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-        rows = row < num_rows
-        at = row * size
-        x = _load_shifted(x_ptr, shift, at, rows, cols, size, CLAMP)
-        total = tl.sum(x, 1)
-        if TAIL > 0:
-            z = _load_shifted(x_ptr, shift_more, at, rows, more, size, CLAMP)
-            total += tl.sum(z, 1)
-        mean = total / size
-        x = tl.where((cols < size)[None, :], x - mean[:, None], 0.0)
-        squares = tl.sum(x * x, 1)
-        if TAIL > 0:
-            z = tl.where((more < size)[None, :], z - mean[:, None], 0.0)
-            squares += tl.sum(z * z, 1)
-        scale = tl.rsqrt(squares / size + eps)[:, None]
-        y = x * scale * w[None, :] + b[None, :]
-        tl.store(y_ptr + at + cols[None, :], y.to(y_ptr.dtype.element_ty), rows & (cols < size)[None, :])
-        if TAIL > 0:
-            y_more = z * scale * w_more[None, :] + b_more[None, :]
-            tl.store(y_ptr + at + more[None, :], y_more.to(y_ptr.dtype.element_ty), rows & (more < size)[None, :])
+        x += tl.load(shift_ptr + cols, here, 0.0).to(tl.float32)[None, :]
+    mean = tl.sum(x, 1) / size
+    centred = tl.where(here[None, :], x - mean[:, None], 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 1) / size + eps)
+    w = tl.load(w_ptr + cols, here, 0.0).to(tl.float32)
+    b = tl.load(b_ptr + cols, here, 0.0).to(tl.float32)
+    y = centred * scale[:, None] * w[None, :] + b[None, :]
+    tl.store(y_ptr + at, y.to(stored.dtype), inside)
 
 
 @triton.jit
