@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class Branches:
     """Parts of a captured graph that run side by side: streams that fork from the current one and join it again.
 
-    Outside a capture the parts run one after the other, on the current stream.
+    Outside a capture, and unless `enabled`, the parts run one after the other, on the current stream.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.enabled = device, False
         self._streams: list[torch.cuda.Stream] = []
         self._forked = 0
 
     @contextmanager
     def branch(self) -> Iterator[None]:
         """What is launched within may run beside other branches until `join`."""
-        if self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+        if not self.enabled or self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
             yield
             return
         current = torch.cuda.current_stream(self.device)

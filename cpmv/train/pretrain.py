@@ -241,7 +241,8 @@ class _Run:
             self.world,
             self.generator,
             autocast=self.autocast,
-            graphs=("whole" if config.graphs == "auto" else config.graphs),
+            graphs=("whole" if config.graphs in ("auto", "ahead") else config.graphs),
+            ahead=config.graphs == "ahead",
         )
         backend = _compiles(config.compile, self.device)
         if backend is not None:
