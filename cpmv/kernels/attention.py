@@ -100,11 +100,9 @@ def choose_split(num_rows: int, num_kv_heads: int, max_keys: int, num_processors
     parts = 1
     while 2 * parts * num_rows * num_kv_heads <= 2 * num_processors and 2 * parts * keys <= max(max_keys, keys):
         parts *= 2
-    if parts * num_rows * num_kv_heads > num_processors and max_keys // parts <= 2 * keys and parts > 1:
-        parts //= 2  # short pasts: a second program on a processor only waits for the first
     parts = min(parts, 64)
     steps = max_keys // parts // keys
-    return Split(parts, keys, 2 if steps <= 2 else 3 if steps <= 4 else 4)
+    return Split(parts, keys, 2 if parts >= 16 else 3 if steps <= 8 and parts > 1 else 4)
 
 
 def decode_attention(

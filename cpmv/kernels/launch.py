@@ -47,13 +47,16 @@ def _triton_problem() -> str | None:
     return None
 
 
-@lru_cache
 def available(device: torch.device) -> bool:
-    """Whether kernels are to be used on a device; the reason is logged, once a device.
+    """Whether kernels are to be used on a device; the reason is logged, once a device and path.
 
     Raises CpmvError where CPMV_KERNELS=triton asks for what cannot be.
     """
-    path = chosen_path()
+    return _available(device, chosen_path())
+
+
+@lru_cache
+def _available(device: torch.device, path: str) -> bool:
     if path == "plain":
         log.info("kernels: plain torch, as CPMV_KERNELS asks")
         return False

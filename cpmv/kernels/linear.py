@@ -198,26 +198,21 @@ def _table(num_rows: int, rows: int, width: int, gated: bool, wide: bool) -> lis
     step = _step(width)
     if num_rows == 1:
         columns = min(step, 1024)
-        return [
-            Gemv(4 if gated else 8, columns),
-            Gemv(8, min(step, 512)),
-            Gemv(16, min(step, 512)),
-            Gemv(4, min(step, 2048)),
-            Gemv(8, columns, 8),
-        ]
+        if gated:
+            return [Gemv(8, columns), Gemv(4, min(step, 2048)), Gemv(8, min(step, 512)), Gemv(4, columns)]
+        wide_rows = width > 8192 and step == 2048
+        first = Gemv(4, step, 8) if wide_rows else Gemv(4 if rows > 65536 else 8, columns)
+        return [first, Gemv(8, columns), Gemv(16, min(step, 512)), Gemv(4, min(step, 2048)), Gemv(4, columns)]
     columns = min(step, 64 if wide else 128)
     if gated:
         narrow = min(columns, 64)
-        few: list[Gemv | Tile] = [
-            Tile(64, columns, 1, 3),
-            Tile(64, narrow, 1, 5),
-            Tile(32, columns, 1, 3),
-            Tile(32, columns, 1, 5),
-        ]
+        few: list[Gemv | Tile] = [Tile(64, narrow, 1, 4), Tile(64, columns, 1, 3), Tile(32, columns, 1, 5)]
         many: list[Gemv | Tile] = [Tile(64, narrow, 1, 4), Tile(64, columns, 1, 3), Tile(128, narrow, 1, 3, 8)]
         return few if num_rows <= 16 else many
     splits = [split for split in (1, 2, 4, 8) if width % (split * columns) == 0]
     found: list[Gemv | Tile] = []
+    if 4608 <= rows <= 8192 and 4 in splits:
+        found.append(Tile(64, columns, 4, 3))  # between one program a processor and two, four to a tile even out
     for tile_rows, stages in ((64, 4), (32, 5), (128, 4)):
         # As few programs to a tile as keep every processor busy.
         fitting = [split for split in splits if -(-rows // tile_rows) * split >= 120] or splits[-1:]
