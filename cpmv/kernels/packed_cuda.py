@@ -1,6 +1,6 @@
 """Launch the CUDA kernels of cuda/packed.cu: which one, with how many warps, and what they are given.
 
-`gemv` for one row and for a few when they fit into shared memory, `tiles` up to 32 rows, `dequantize` for many.
+`gemv` for one row and for up to four of a narrow weight, `tiles` up to 32 rows, `dequantize` for many.
 Choices follow measurements on an H200 and an H100 (docs/quantize.md) and the card's number of SMs.
 """
 
@@ -233,9 +233,9 @@ def token_tiles(rows: int) -> int:
 def choose(fmt: str, group: int, rows: int, tiles: int, inputs: int, gated: bool, gpu: Card) -> Choice:
     """Return how to multiply `rows` rows of x with 16 * tiles rows of weights."""
     resident = 2 if rows == 1 else 1  # an SM; x takes much of its shared memory with more rows
-    for small in (Choice("gemv", 16, 4, resident, resident, sums=True), Choice("gemv", 8, 2, 2, 2, sums=True)):
+    for small in (Choice("gemv", 16, 4, resident, resident), Choice("gemv", 8, 2, 2, 2, sums=True)):
         fits = gemv_shared(fmt, group, rows, inputs, gated, small)[0] <= gpu.shared
-        if fits and (rows == 1 or inputs % 128 or (rows <= 8 and inputs <= 4096 and small.warps == 16)):
+        if fits and (rows == 1 or inputs % 128 or (rows <= 4 and inputs <= 4096 and small.warps == 16)):
             return small
     if inputs % 128:
         raise ValueError(f"{rows} rows of {inputs} inputs do not fit into {gpu.shared} bytes of shared memory")
@@ -249,7 +249,7 @@ def _choose_tiles(fmt: str, rows: int, tiles: int, inputs: int, gated: bool, gpu
     best, least = None, float("inf")
     for warps in (8, 6, 4):
         for splits in (1, 2, 4, 8, 16):
-            candidate = Choice("tiles", warps, 4, resident, row_tiles=2, splits=splits)
+            candidate = Choice("tiles", warps, 3, resident, row_tiles=2, splits=splits)
             if splits > 1 and steps // splits < 3:
                 continue
             blocks, share = -(-items // warps) * splits, -(-steps // splits)
