@@ -106,7 +106,7 @@ class TrainConfig:
     seconds: wall-clock budget of the whole process: building, compiling, training, evaluating, exporting.
     length_power: an answer of n learnt tokens counts n ** (1 - power) times in the language loss; 0: every token alike.
     draw_ahead: on a GPU, draw the next step's batch beside this step. Off: recorded so, a run read an index out of
-    bounds within a minute, for a reason not yet found.
+    bounds within a minute; what was wrong has been put right since, and not been run again on a GPU.
     trained: which parts learn, of "vision", "resampler", "language", "embeddings"; the others stay bit-identical.
     aux_weight: weight of the dense patch loss and of the query loss; it falls linearly from `aux_fade[0]` of the run
     to 2 % of itself at `aux_fade[1]`.
@@ -143,7 +143,7 @@ class TrainConfig:
     alarm_after: int = 300  # steps; 0 turns the collapse alarm off
     precision: str = "auto"  # "bf16" autocast or "fp32"; auto: bf16 on CUDA
     compile: str = "auto"  # "on", "off", "aot" (tracing only, for tests); auto: on on CUDA
-    graphs: str = "auto"  # CUDA graphs: "whole" (with drawing), "ahead" (drawing beside), "step", "off"
+    graphs: str = "auto"  # CUDA graphs: "whole" (with drawing), "step" (without), "off"; auto: whole on CUDA
     peak_tflops: float | None = None
     tensorboard: bool = True
     profile_step: int | None = None  # write where this step's time goes

@@ -120,6 +120,7 @@ class _Run:
             composer=self.composer,
             host_batches=self._host_batches,
         )
+        self.objective.branches.enabled = config.draw_ahead
         self.optimizer = Optimizer(
             self.objective.named_parameters(),
             adam_scale=config.adam_scale,
@@ -241,8 +242,8 @@ class _Run:
             self.world,
             self.generator,
             autocast=self.autocast,
-            graphs=("whole" if config.graphs in ("auto", "ahead") else config.graphs),
-            ahead=config.graphs == "ahead",
+            graphs=("whole" if config.graphs == "auto" else config.graphs),
+            ahead=config.draw_ahead,
         )
         backend = _compiles(config.compile, self.device)
         if backend is not None:

@@ -62,7 +62,7 @@ class Step:
 
     graphs: "whole" (drawing inside the graph), "step" (drawing outside), "off". autocast: bfloat16 or None. With
     graphs everything must run on one stream that is not the default one: see `own_stream`. ahead: with "whole", draw
-    the next step's batch while this one is trained on. num_samples: of the last step.
+    the next step's batch while this one is trained on (not yet run to an end on a GPU). num_samples: of the last step.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Step:
         *,
         autocast: torch.dtype | None = None,
         graphs: str = "off",
-        ahead: bool = True,
+        ahead: bool = False,
     ) -> None:
         self.objective, self.optimizer, self.world, self.generator = objective, optimizer, world, generator
         self.autocast = autocast
