@@ -35,7 +35,7 @@ def resident_decoder(network: MiniCPMV) -> LanguageModel:
     if needed == 0:
         return own
     if needed > min(_MAX_BYTES, _MAX_SHARE * free_memory(network.device)):
-        log.info("decoder weights stay as stored and are converted at each use: %.1f GB converted", needed / 1e9)
+        log.info("decoder weights stay as stored: %.1f GB if they were converted", needed / 1e9)
         return own
     log.info("decoder weights are kept converted to %s: %.0f MB", str(dtype).removeprefix("torch."), needed / 1e6)
     with torch.device("meta"):

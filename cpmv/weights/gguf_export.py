@@ -192,7 +192,7 @@ def _vision_metadata(config: ModelConfig, type: str) -> dict[str, Any]:
         "clip.has_minicpmv_projector": True,
         "clip.projector_type": "resampler",
         "clip.minicpmv_version": I32(VISION_VERSION),
-        "clip.minicpmv_query_num": I32(config.resampler.query_num),
+        "clip.minicpmv_query_num": U32(config.resampler.query_num),
         "clip.minicpmv_projection_dim": I32(config.resampler.embed_dim),
         "clip.use_gelu": True,
         "clip.vision.image_size": U32(image.scale_resolution),
