@@ -1,4 +1,4 @@
-"""`python -m cpmv.train pretrain|sft|dpo|rl ...`: argparse alone, so that it runs where only torch is."""
+"""`python -m cpmv.train pretrain|sft|dpo|rl|rlaif ...`: argparse alone, so that it runs where only torch is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CpmvError
-from . import finetune_options, rl_options
+from . import feedback_options, finetune_options, rl_options
 from .config import PRESETS, TrainConfig
 
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--smoke", action="store_true", help="all stages in 120 steps, to see that everything works")
     finetune_options.add(commands)
     rl_options.add(commands)
+    feedback_options.add(commands)
     return main
 
 
@@ -100,6 +101,8 @@ def main(argv: Sequence[str] | None = None, progress: Callable[[str], Any] | Non
             return relaunch(args.gpus, arguments)
         if args.command == "rl":
             return rl_options.run(args, progress)
+        if args.command == "rlaif":
+            return feedback_options.run(args, progress)
         if args.command != "pretrain":
             return finetune_options.run(args, progress)
         config = configure(args)
