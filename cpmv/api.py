@@ -23,7 +23,7 @@ from .engine.generate import generate, is_reference
 from .engine.output import Output, Piece
 from .engine.request import Request
 from .engine.sampling import SamplingParams
-from .errors import MessageError
+from .errors import CpmvError, MessageError
 from .inputs.media import media_kind
 from .inputs.messages import Image, Pdf, Text, Video
 from .inputs.processor import Processor
@@ -37,6 +37,8 @@ from .weights.plan import free_memory
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
+
+    from .engine.parallel_group import Group
 
     Media: TypeAlias = str | Path | bytes | PIL.Image.Image | np.ndarray | Image | Video | Pdf
 
@@ -57,6 +59,7 @@ def load(
     max_memory: int | str | None = None,
     revision: str | None = None,
     adapter: str | Path | None = None,
+    gpus: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Open a MiniCPM-V 4.5 checkpoint in any published format.
@@ -64,15 +67,40 @@ def load(
     source: a folder, a `.gguf` file (with `mmproj` beside it), a Hugging Face id, or `modelscope:` and an id; None
     opens the bundled tiny model. device, dtype: None chooses the best there is. max_memory: bytes, or "8GB", that the
     model and its work may take; by default what is free. adapter: folder of a LoRA adapter, as `cpmv train sft --lora`
-    or PEFT writes it, put beside the weights. progress: called with (bytes done, bytes in all).
+    or PEFT writes it, put beside the weights. gpus: how many of this host's GPUs share the decoder, one process each
+    (2 or 4; device "cpu" gives processes instead). progress: called with (bytes done, bytes in all).
     Raises CheckpointError for files that are not whole, OutOfMemoryError before loading what cannot fit.
     """
+    if gpus != 1:
+        if adapter is not None or max_memory is not None:
+            raise CpmvError("gpus goes with neither adapter nor max_memory; merge the adapter, leave the limit out")
+        return _load_shared(source, mmproj, revision, device, dtype, gpus)
     given = None if adapter is None else read_adapter(adapter)  # a wrong one is told before the model is loaded
     found = hub.resolve(source, mmproj=mmproj, revision=revision)
     loaded = checkpoint.load(found, device=device, dtype=dtype, max_memory=max_memory, progress=progress)
     if given is not None:
         load_adapter(loaded.model, given)
     return Model(loaded.model, loaded.tokenizer, loaded.config, loaded.format)
+
+
+def _load_shared(
+    source: str | Path | None,
+    mmproj: str | Path | None,
+    revision: str | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    gpus: int,
+) -> Model:
+    from .engine.parallel_group import Origin, start
+
+    kind = "cuda" if device in (None, "auto") else str(device)
+    if kind not in ("cuda", "cpu"):
+        raise CpmvError(f"gpus={gpus} takes the first {gpus} CUDA GPUs; leave device={kind!r} out")
+    named = None if source is None else str(source)
+    pair = None if mmproj is None else str(mmproj)
+    group = start(Origin(named, pair, revision, kind, None if dtype is None else str(dtype)), gpus)
+    part = group.part
+    return Model(part.network, part.tokenizer, part.config, part.format, group)
 
 
 class Model:
@@ -82,12 +110,16 @@ class Model:
     format: how the weights are stored ("bf16", "nf4", "awq", "gguf", ...).
     """
 
-    def __init__(self, network: MiniCPMV, tokenizer: Tokenizer, config: ModelConfig, format: str) -> None:
+    def __init__(
+        self, network: MiniCPMV, tokenizer: Tokenizer, config: ModelConfig, format: str, group: Group | None = None
+    ) -> None:
+        """group: the processes that share the decoder, when there are several."""
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.config = config
         self.format = format
         self.processor = Processor(config, tokenizer)
+        self._group = group
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
 
@@ -272,6 +304,7 @@ class Model:
         """
         chosen = params or self.default_params
         if is_reference(compat) or chosen.num_beams > 1:
+            self._alone("beam search or compat='reference'")
             return generate(self.network, self.tokenizer, inputs, chosen, thinking=thinking, compat=compat)
         prompts = [inputs] if isinstance(inputs, ModelInputs) else list(inputs)
         if not prompts:
@@ -300,8 +333,23 @@ class Model:
                 wanted = max(_ENGINE_TOKENS, 1 << max(0, num_tokens - 1).bit_length())
                 affordable = free_memory(self.device) // 2 // per_token
                 tokens = max(num_tokens, min(wanted, affordable))
-                self._engine = Engine(self.network, self.tokenizer, cache_bytes=(tokens + 16) * per_token)
+                self._engine = self.new_engine(cache_bytes=(tokens + 16) * per_token)
             return self._engine
+
+    def new_engine(self, **options: Any) -> Engine:
+        """Make an engine of one's own, over all processes that share the decoder; options as `Engine` takes them."""
+        if self._group is not None:
+            return self._group.engine(**options)
+        return Engine(self.network, self.tokenizer, **options)
+
+    def close(self) -> None:
+        """End the other processes, where the decoder is shared; the model cannot answer any more."""
+        if self._group is not None:
+            self._group.close()
+
+    def _alone(self, what: str) -> None:
+        if self._group is not None:
+            raise CpmvError(f"{what} is for a model in one process; load it without gpus")
 
     def _ahead(self) -> MediaAhead | None:
         """What encodes a prompt's first pictures while its last are decoded; a CPU does both, one after the other."""
@@ -317,14 +365,17 @@ class Model:
 
         compat="reference" hides tokens with id 0 from attention, as the published code does when not streaming.
         """
+        self._alone("logits")
         return self.network.logits(inputs, inputs.input_ids != 0 if is_reference(compat) else None)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the checkpoint in the released layout; quantised weights stay as they are stored."""
+        self._alone("save")
         checkpoint.save(self.network, self.tokenizer, folder, overwrite=overwrite)
 
     def to(self, device: str | torch.device) -> Model:
         """Move to another device and return self."""
+        self._alone("to")
         self.network.to(torch.device(device))
         with self._engine_lock:
             self._engine = None  # its cache and weights are where the model was

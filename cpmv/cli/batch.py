@@ -55,6 +55,9 @@ class Batch:
     ] = None
     mmproj: Annotated[str | None, text("FILE"), described("vision half of a GGUF pair, if not beside it")] = None
     device: Annotated[str | None, text("DEVICE"), described("auto, cpu, cuda, cuda:N or mps (default: auto)")] = None
+    gpus: Annotated[
+        int, number(int, "N", 1, 8), described("GPUs of this machine that share the model, such as 2 or 4 (default: 1)")
+    ] = 1
     dtype: Annotated[str | None, text("DTYPE"), described("auto, bfloat16, float16, float32 (default: auto)")] = None
     max_memory: Annotated[
         str | None, text("SIZE"), described("refuse to load what needs more, such as 8GB (default: what is free)")
@@ -158,8 +161,6 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _run_here(options: Batch, job: Job) -> None:
     import cpmv
 
-    from ..engine.engine import Engine
-
     with Progress("loading", "bytes") as loading:
         model = cpmv.load(
             options.model,
@@ -167,10 +168,11 @@ def _run_here(options: Batch, job: Job) -> None:
             dtype=options.dtype,
             mmproj=options.mmproj,
             max_memory=options.max_memory,
+            gpus=options.gpus,
             progress=loading,
         )
     max_batch, workers = options.max_batch or DEFAULT_BATCH, options.workers or os.cpu_count() or 1
-    engine = Engine(model.network, model.tokenizer, max_batch=max_batch)
+    engine = model.new_engine(max_batch=max_batch)
     engine.start()
     try:
         with BatchProgress(job.tally) as progress:

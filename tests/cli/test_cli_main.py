@@ -24,7 +24,7 @@ FLAGS = {
     "batch": {
         *("--question", "--system", "--model", "--mmproj", "--device", "--dtype", "--max-memory", "--think", "--fps"),
         *("--packing", "--max-slices", "--pages", "--greedy", "--seed", "--max-new-tokens", "--max-batch", "--workers"),
-        *("--cluster", "--replicas", "--overwrite", "--json"),
+        *("--cluster", "--replicas", "--gpus", "--overwrite", "--json"),
     },
     "quantize": {"--format", "--calibration", "--group-size", "--device", "--overwrite", "--json"},
     "convert": {"--to", "--type", "--dtype", "--mmproj", "--overwrite", "--json"},
