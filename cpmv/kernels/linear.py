@@ -1,7 +1,7 @@
 """Products of a few rows with a large weight: x [M, K] times weight [N, K], with what surrounds it folded in.
 
 `multiply` is one call for every kind of weight: a dense tensor goes to the Triton kernels of `linear_triton`, anything
-else (a quantised `Packed` weight) multiplies itself. `multiply_plain` is the truth they are compared with.
+else (a quantised `Packed` weight) multiplies itself. `packed.multiply_plain` is the truth they are compared with.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import launch
+from .packed import Norm
 from .tuning import card, fastest, measures
 
 MAX_ROWS = 64
 _AHEAD_BYTES = 8192  # of a row, where memory would be idle
-Norm = tuple[Tensor, float]
 
 
 @dataclass(frozen=True)
@@ -43,29 +42,6 @@ class Tile:
     split: int = 1
     stages: int = 4
     warps: int = 4
-
-
-def multiply_plain(
-    x: Tensor,
-    weight: Tensor,
-    *,
-    norm: Norm | None = None,
-    residual: Tensor | None = None,
-    gated: bool = False,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """`multiply` in plain torch, with the roundings of the model's own modules."""
-    if norm is not None:
-        y = x.float()
-        x = (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + norm[1])).to(x.dtype) * norm[0]
-    out = F.linear(x, weight, bias)
-    if gated:
-        gate, up = out.chunk(2, dim=-1)
-        out = F.silu(gate) * up
-    if residual is None:
-        return out
-    residual += out
-    return residual.clamp_(-65504, 65504) if residual.dtype is torch.float16 else residual
 
 
 def supports(weight: Tensor, num_rows: int) -> bool:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CpmvError
-
 if TYPE_CHECKING:
     from .feedback_config import FeedbackConfig
 
@@ -100,28 +98,12 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
 def configure(args: argparse.Namespace) -> FeedbackConfig:
     """The preset with the command line's changes. Raises CpmvError."""
     from .feedback_config import PRESETS, FeedbackConfig
-    from .finetune_config import PARTS
+    from .finetune_options import begin, given
 
-    name = args.preset or ("lora" if args.lora else "full")
-    if name not in PRESETS:
-        raise CpmvError(f"there is no preset {name!r}; the presets of rlaif are {', '.join(PRESETS)}")
-    settings = PRESETS[name]()
-    if args.lora and settings.get("lora") is None:
-        raise CpmvError(f"preset {name} has no adapters; drop --lora or the preset")
-    settings |= {field: getattr(args, field) for field in _SAME if getattr(args, field) is not None}
-    renamed = {"group": "group_size", "save_every": "save_every_s"}
-    settings |= {field: getattr(args, o) for o, field in renamed.items() if getattr(args, o) is not None}
-    if args.epochs is not None and args.steps is not None:
-        raise CpmvError("--epochs and --steps both given; a round has one length")
-    if args.freeze is not None:
-        frozen = set(filter(None, args.freeze.split(","))) - {"none"}
-        if unknown := frozen - set(PARTS):
-            raise CpmvError(f"--freeze {', '.join(sorted(unknown))}: no such part; of {', '.join(PARTS)}, or none")
-        settings["trained"] = tuple(part for part in PARTS if part not in frozen)
-    settings["lora"] = _adapters(args, settings.get("lora"))
+    settings = begin(args, PRESETS)
+    settings |= given(args, *_SAME, group="group_size", save_every="save_every_s")
     reading = settings.get("reading", FeedbackConfig.reading)
-    changes = {"max_tokens": args.max_tokens, "max_slice_nums": args.max_slices}
-    settings["reading"] = replace(reading, **{k: v for k, v in changes.items() if v is not None})
+    settings["reading"] = replace(reading, **given(args, "max_tokens", max_slices="max_slice_nums"))
     return FeedbackConfig(
         data=tuple(args.data),
         drawn=tuple(filter(None, (args.drawn or "").split(","))),
@@ -131,19 +113,6 @@ def configure(args: argparse.Namespace) -> FeedbackConfig:
         tensorboard=args.tensorboard,
         **settings,
     )
-
-
-def _adapters(args: argparse.Namespace, preset: Any) -> Any:
-    changes = {name: getattr(args, name) for name in ("rank", "alpha") if getattr(args, name) is not None}
-    if args.targets is not None:
-        changes["targets"] = tuple(filter(None, args.targets.split(",")))
-    if preset is None:
-        if changes:
-            raise CpmvError(f"--{next(iter(changes))} is of adapters; add --lora")
-        return None
-    if "rank" in changes and "alpha" not in changes:
-        changes["alpha"] = 2.0 * changes["rank"]
-    return replace(preset, **changes)
 
 
 def run(args: argparse.Namespace, progress: Callable[[str], Any] | None = None) -> int:

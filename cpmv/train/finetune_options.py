@@ -123,16 +123,10 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
 
 def configure(args: argparse.Namespace) -> FinetuneConfig:
     """The preset with the command line's changes. Raises CpmvError."""
-    from .finetune_config import DPO_PRESETS, PARTS, PRESETS, FinetuneConfig
+    from .finetune_config import DPO_PRESETS, PRESETS, FinetuneConfig
 
-    presets = DPO_PRESETS if args.command == "dpo" else PRESETS
-    name = args.preset or ("lora" if args.lora else "full")
-    if name not in presets:
-        raise CpmvError(f"there is no preset {name!r}; the presets of {args.command} are {', '.join(presets)}")
-    settings = presets[name]()
-    if args.lora and settings.get("lora") is None:
-        raise CpmvError(f"preset {name} has no adapters; drop --lora or the preset")
-    settings |= _given(
+    settings = begin(args, DPO_PRESETS if args.command == "dpo" else PRESETS)
+    settings |= given(
         args,
         "model",
         "format",
@@ -152,19 +146,9 @@ def configure(args: argparse.Namespace) -> FinetuneConfig:
         "log_every",
         "optimizer",
     )
-    settings |= _given(args, save_every="save_every_s", eval_every="evaluate_every_s")
-    if args.epochs is not None and args.steps is not None:
-        raise CpmvError("--epochs and --steps both given; a run has one length")
-    if args.freeze is not None:
-        frozen = set(filter(None, args.freeze.split(","))) - {"none"}
-        if unknown := frozen - set(PARTS):
-            raise CpmvError(
-                f"--freeze {', '.join(sorted(unknown))}: there is no such part; of {', '.join(PARTS)}, or none"
-            )
-        settings["trained"] = tuple(part for part in PARTS if part not in frozen)
-    settings["lora"] = _adapters(args, settings.get("lora"))
+    settings |= given(args, save_every="save_every_s", eval_every="evaluate_every_s")
     reading = settings.get("reading", FinetuneConfig.reading)
-    changes = _given(args, "max_tokens", "fps", "packing", max_slices="max_slice_nums")
+    changes = given(args, "max_tokens", "fps", "packing", max_slices="max_slice_nums")
     return FinetuneConfig(
         data=tuple(args.data),
         eval_data=tuple(args.eval_data),
@@ -178,14 +162,37 @@ def configure(args: argparse.Namespace) -> FinetuneConfig:
     )
 
 
-def _given(args: argparse.Namespace, *names: str, **renamed: str) -> dict[str, Any]:
+def begin(args: argparse.Namespace, presets: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+    """The preset that was chosen, with the parts and adapters that the command line asks for. Raises CpmvError."""
+    from .finetune_config import PARTS
+
+    name = args.preset or ("lora" if args.lora else "full")
+    if name not in presets:
+        raise CpmvError(f"there is no preset {name!r}; the presets of {args.command} are {', '.join(presets)}")
+    settings = presets[name]()
+    if args.lora and settings.get("lora") is None:
+        raise CpmvError(f"preset {name} has no adapters; drop --lora or the preset")
+    if args.epochs is not None and args.steps is not None:
+        raise CpmvError("--epochs and --steps both given; a run has one length")
+    if args.freeze is not None:
+        frozen = set(filter(None, args.freeze.split(","))) - {"none"}
+        if unknown := frozen - set(PARTS):
+            raise CpmvError(
+                f"--freeze {', '.join(sorted(unknown))}: there is no such part; of {', '.join(PARTS)}, or none"
+            )
+        settings["trained"] = tuple(part for part in PARTS if part not in frozen)
+    settings["lora"] = _adapters(args, settings.get("lora"))
+    return settings
+
+
+def given(args: argparse.Namespace, *names: str, **renamed: str) -> dict[str, Any]:
     """Options that were given, by their field's name."""
     fields = {name: name for name in names} | renamed
     return {field: getattr(args, name) for name, field in fields.items() if getattr(args, name, None) is not None}
 
 
 def _adapters(args: argparse.Namespace, preset: Any) -> Any:
-    changes = _given(args, "rank", "alpha", "dropout")
+    changes = given(args, "rank", "alpha", "dropout")
     if args.targets is not None:
         changes["targets"] = tuple(filter(None, args.targets.split(",")))
     if preset is None:

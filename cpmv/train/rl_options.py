@@ -123,33 +123,19 @@ _SAME = (
 
 def configure(args: argparse.Namespace) -> RLConfig:
     """The preset with the command line's changes. Raises CpmvError."""
-    from .finetune_config import PARTS
-    from .finetune_options import _adapters, _given
+    from .finetune_options import begin, given
     from .rl_config import PRESETS, RLConfig
 
-    name = args.preset or ("lora" if args.lora else "full")
-    if name not in PRESETS:
-        raise CpmvError(f"there is no preset {name!r}; the presets of rl are {', '.join(PRESETS)}")
-    settings = PRESETS[name]()
-    if args.lora and settings.get("lora") is None:
-        raise CpmvError(f"preset {name} has no adapters; drop --lora or the preset")
-    settings |= _given(args, *_SAME, save_every="save_every_s", eval_every="evaluate_every_s", group="group_size")
-    if args.epochs is not None and args.steps is not None:
-        raise CpmvError("--epochs and --steps both given; a run has one length")
+    settings = begin(args, PRESETS)
+    settings |= given(args, *_SAME, save_every="save_every_s", eval_every="evaluate_every_s", group="group_size")
     if args.no_filter:
         if args.filter_beta is not None:
             raise CpmvError("--no-filter and --filter-beta both given; choose one")
         settings["filter_beta"] = None
-    if args.freeze is not None:
-        frozen = set(filter(None, args.freeze.split(","))) - {"none"}
-        if unknown := frozen - set(PARTS):
-            raise CpmvError(f"--freeze {', '.join(sorted(unknown))}: no such part; of {', '.join(PARTS)}, or none")
-        settings["trained"] = tuple(part for part in PARTS if part not in frozen)
-    settings["lora"] = _adapters(args, settings.get("lora"))
     settings["dense"] = args.dense or settings.get("dense", False)
-    rewards = replace(RLConfig.rewards, debias=not args.no_debias, **_given(args, format_weight="form"))
+    rewards = replace(RLConfig.rewards, debias=not args.no_debias, **given(args, format_weight="form"))
     reading = settings.get("reading", RLConfig.reading)
-    changes = _given(args, "max_tokens", "fps", "packing", max_slices="max_slice_nums")
+    changes = given(args, "max_tokens", "fps", "packing", max_slices="max_slice_nums")
     return RLConfig(
         data=tuple(args.data),
         drawn=tuple(filter(None, (args.drawn or "").split(","))),

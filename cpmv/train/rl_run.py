@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ..model.adapter import save_adapter
 from ..weights import checkpoint
 from ..weights.hub import resolve
 from .distributed import World, join
-from .finetune import ADAPTER, MODEL, PROBLEMS, choose_parts
+from .finetune import ADAPTER, MODEL, PROBLEMS, Result, choose_parts
 from .finetune_config import MODULES
 from .formats import Source, read_source
 from .loop import Loop
@@ -49,19 +48,6 @@ BASELINES, ROLLOUTS = "baselines.json", "rollouts.txt"
 ProgressReport = Callable[[str], Any]  # label -> context manager that is called with (done, total)
 
 
-@dataclass
-class RLResult:
-    """folder: of the adapter or checkpoint, None for a run that was stopped. before, after: scores of the evaluation
-    prompts, by mode. bad: samples left out."""
-
-    folder: Path | None
-    steps: int
-    seconds: float
-    bad: int
-    before: dict[str, Any]
-    after: dict[str, Any]
-
-
 def train_rl(
     config: RLConfig,
     out: Path,
@@ -70,7 +56,7 @@ def train_rl(
     resume: bool = False,
     reward_model: RewardModel | None = None,
     progress: ProgressReport | None = None,
-) -> RLResult:
+) -> Result:
     """Run it. reward_model: scores final answers, instead of the one that the configuration names.
 
     Raises CpmvError for settings, files or a model that do not fit together.
@@ -323,7 +309,7 @@ class _Run:
         saved = int(states[-1].name.split("-")[1]) if states else 0
         self.batches.prune(min(batch - 1, max(0, saved - 1) // config.parts))
 
-    def go(self) -> RLResult:
+    def go(self) -> Result:
         config, main = self.config, self.world.is_main
         if main:
             (self.out / "run.json").write_text(json.dumps(config.to_json(), indent=1) + "\n")
@@ -345,7 +331,7 @@ class _Run:
             self._write_problems()
         bad = sum(len(source.problems) for source in (*self.sources, *self.eval_sources))
         folder = None if loop.interrupted else self._export()
-        return RLResult(folder, self.progress.step, 0.0, bad, before, after)
+        return Result(folder, self.progress.step, 0.0, bad, before, after)
 
     def _describe(self) -> str:
         config = self.config

@@ -13,7 +13,8 @@ from interpret import interpreted
 from torch import Tensor
 
 from cpmv.kernels import launch, linear, tuning
-from cpmv.kernels.linear import Gemv, Tile, multiply, multiply_plain
+from cpmv.kernels.linear import Gemv, Tile, multiply
+from cpmv.kernels.packed import multiply_plain
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 3e-3}
 
