@@ -127,13 +127,16 @@ class Runner:
         slots = torch.tensor(_slots(layout, self._block_size), dtype=torch.int64).to(self._device, non_blocking=True)
         groups = tuple(self._group(layout, start, stop) for start, stop in layout.groups)
         decoder = self._decoder
+        wanted = _deciding_rows(works, layout)
+        rows = None  # all, in their order
+        if len(wanted) < layout.num_tokens or wanted != list(range(len(wanted))):
+            rows = torch.tensor(wanted, dtype=torch.int64).to(self._device, non_blocking=True)
         if self._cpu_step is not None and layout.num_tokens <= MOST_ROWS:
             hidden = self._cpu_step.run(x, positions, groups, slots)
+            hidden = hidden if rows is None else hidden[rows]
         else:
-            hidden = decoder.model(x[None], positions[None], Paged(groups), PagedCache(self._pool, slots))[0]
-        wanted = _deciding_rows(works, layout)
-        if len(wanted) < layout.num_tokens or wanted != list(range(len(wanted))):
-            hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=self._device)]
+            cache = PagedCache(self._pool, slots)
+            hidden = decoder.model(x[None], positions[None], Paged(groups), cache, rows)[0]
         return decoder.head(hidden).float()
 
     def _embed(self, layout: Layout) -> Tensor:

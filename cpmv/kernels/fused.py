@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import norm_cuda
 from .launch import available
 
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -81,6 +82,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tenso
         y = x.float() if shift is None else x.float() + shift.float()
         return F.layer_norm(y, y.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
     assert x.is_contiguous()
+    if norm_cuda.available(x) and (shift is None or shift.dtype is torch.float32):
+        return norm_cuda.layer_norm(x, weight, bias, eps, shift)
     out = torch.empty_like(x)
     num_rows, size = x.shape
     block = next_power_of_2(size)
