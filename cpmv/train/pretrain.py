@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..model.attention import Segments, attention, segment_mask
 from ..model.config import LanguageConfig, from_hf
 from .composed import Composer, HostBatch, Room
 from .composed_probe import ComposedProbe
-from .composed_steps import ComposedSteps, stream_steps
+from .composed_steps import ComposedSteps, Makes, stream_steps
 from .config import Schedule, TrainConfig
 from .distributed import World, join
 from .init import build
@@ -66,15 +66,23 @@ def smoke(config: TrainConfig) -> TrainConfig:
     )
 
 
-def pretrain(config: TrainConfig, paths: Paths, *, device: str | None = None, started: float | None = None) -> Path:
+def pretrain(
+    config: TrainConfig,
+    paths: Paths,
+    *,
+    device: str | None = None,
+    started: float | None = None,
+    remake: Callable[[Makes], Makes] | None = None,
+) -> Path:
     """Run one preset. Return the folder of the exported weights.
 
-    started: `time.perf_counter()` when the process began; the budget of seconds counts from there.
+    started: `time.perf_counter()` when the process began; the budget of seconds counts from there. remake: turns the
+    maker of composed documents into another, for experiments on what is learnt from.
     Raises CpmvError for settings or files that do not fit together, and when training collapses.
     """
     started = time.perf_counter() if started is None else started
     world, place = join(choose(device).device)
-    folder = _Run(config, paths, world, place, started).go()
+    folder = _Run(config, paths, world, place, started, remake).go()
     world.close()
     return folder
 
@@ -82,7 +90,16 @@ def pretrain(config: TrainConfig, paths: Paths, *, device: str | None = None, st
 class _Run:
     """One run's parts, in the order they are built."""
 
-    def __init__(self, config: TrainConfig, paths: Paths, world: World, device: torch.device, started: float) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        paths: Paths,
+        world: World,
+        device: torch.device,
+        started: float,
+        remake: Callable[[Makes], Makes] | None = None,
+    ) -> None:
+        self._remake = remake
         if paths.decay_from is not None:
             # Only the decay: a straight line down from the peak, auxiliary losses at the end of their fade. Weights
             # without moments need a warm-up first.
@@ -167,7 +184,8 @@ class _Run:
                 compile_drawing=compiled == "inductor",
             )
 
-        return tokenizer, drawer(False), drawer(True) if self.world.is_main else None
+        unseen = self.world.is_main and config.evaluate_samples > 0
+        return tokenizer, drawer(False), drawer(True) if unseen else None
 
     def _composed(self) -> tuple[Composer, ComposedSteps, ComposedSteps]:
         """What draws composed samples here, what makes them in the workers, and the same for evaluation."""
@@ -190,7 +208,9 @@ class _Run:
         key_of = partial(combination_of, seed=config.seed, num=len(rooms))
 
         def steps(held_out: bool) -> ComposedSteps:
-            maker = Maker(Metrics(atlas, held_out=held_out), held_out=held_out)
+            maker: Makes = Maker(Metrics(atlas, held_out=held_out), held_out=held_out)
+            if self._remake is not None:
+                maker = self._remake(maker)
             seed = (config.seed, self.world.rank, int(held_out))
             return ComposedSteps(rooms, key_of, atlas, self.tokenizer, model, maker, seed)
 
@@ -252,9 +272,10 @@ class _Run:
         if self.objective.packed_tokens is not None:
             step.fallbacks.insert(0, ("packing", self._stop_packing))
         deadline = self.started + config.seconds if config.seconds and not self.paths.resume else None
-        probe = Probe(self.model, self.drawer, self.unseen, config, self.tokenizer, self.autocast) if main else None
+        asked = main and config.evaluate_samples > 0
+        probe = Probe(self.model, self.drawer, self.unseen, config, self.tokenizer, self.autocast) if asked else None
         composed_probe = None
-        if main and self.composer is not None and self.unseen_steps is not None:
+        if asked and self.composer is not None and self.unseen_steps is not None:
             composed_probe = ComposedProbe(self.model, self.composer, self.unseen_steps, self.autocast)
 
         def evaluate() -> dict[str, Any]:
@@ -272,7 +293,7 @@ class _Run:
             progress=self.progress,
             clock=Clock(deadline, _RESERVE_S),
             num_keys=len(config.combinations),
-            evaluate=evaluate,
+            evaluate=evaluate if config.evaluate_samples else None,
             on_decay=self._export_stable if config.keep_stable else None,
         )
         loop.run()

@@ -38,10 +38,13 @@ def _clip(
     return replace(sample, groups=[[start + index * step] for index in range(len(frames))])
 
 
-def draw_event(rng: random.Random, size: Size, chinese: bool) -> Sample:
-    """One of: count flashes, which colour flashed, count bounces, which appears first, second, third."""
+def draw_event(rng: random.Random, size: Size, chinese: bool, number: int | None = None) -> Sample:
+    """One of: count flashes, which colour flashed, count bounces, which appears first, second, third.
+
+    number: frames, of bounces at most; None draws 8 to 12.
+    """
     kind = rng.choice(["count_flashes", "which_flashed", "count_bounces", "nth"])
-    names, paper, number = Names(int(chinese)), scene_paper(rng), rng.randint(8, 12)
+    names, paper, number = Names(int(chinese)), scene_paper(rng), number or rng.randint(8, 12)
     make = {"count_flashes": _flashes, "which_flashed": _flash_colour, "count_bounces": _bounces, "nth": _nth}[kind]
     frames, values, answer = make(rng, size, paper, number, names)
     meta = {"kind": kind, "language": "zh" if chinese else "en", "num_frames": len(frames)}

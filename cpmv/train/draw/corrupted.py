@@ -41,12 +41,12 @@ def _corrupted(maker: Maker, rng: np.random.Generator, width: int, height: int) 
     longest = min(limits_of(width, height).answer, 240) - 8
     plan = draw_plan(regions, width, height, *numbers, language=language, max_characters=longest)
     if plan.framed:
-        _draw_frames(sheet, plan, rng, maker)
+        frame_targets(sheet, plan, rng, maker)
     meta = {"corrupt": plan, "base": base, "regions": regions}
     return Document("corrupted", [sheet], [plan.turn()], language, meta=meta)
 
 
-def _draw_frames(sheet: Sheet, plan: Plan, rng: np.random.Generator, maker: Maker) -> None:
+def frame_targets(sheet: Sheet, plan: Plan, rng: np.random.Generator, maker: Maker) -> None:
     """Add a numbered frame around each target; the number stands left of it where there is room, else right."""
     colour = _COLOURS[int(rng.integers(len(_COLOURS)))]
     if sum(sheet.paper) < 1.2:  # on dark paper
