@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ _MAX_GRAPHS = 64
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def record_cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
-    """Record what `run` launches; return what launches it again."""
+def record_cuda_graph(run: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+    """Record what `run` launches; return what launches it again. pool: of memory, shared with other recordings."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -44,7 +45,7 @@ def record_cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         run()
     return graph.replay
 

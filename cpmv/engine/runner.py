@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.attention import Paged, PagedGroup
 from ..model.cache import PagedCache, PagedPool
 from ..model.minicpmv import MiniCPMV
+from .chunk_graphs import ChunkGraphs, Newest
 from .cpu_step import MOST_ROWS, CPUStep
 from .fused import fuse
 from .graphs import DecodeGraphs
@@ -69,7 +70,8 @@ def lay_out(works: Sequence[Work]) -> Layout:
 class Runner:
     """The network over a paged pool. deterministic: every row, and every picture, in a pass of its own.
 
-    On CUDA, steps that only decode are replayed from graphs (`graphs`); all else runs eagerly.
+    On CUDA, steps that only decode, and short ones that read prompts, are replayed from graphs (`graphs`,
+    `chunk_graphs`); all else runs eagerly.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class Runner:
         on_cpu = self._device.type == "cpu" and not self._deterministic
         self._cpu_step = CPUStep.of(self._decoder, self._pool) if on_cpu else None
         self.graphs: DecodeGraphs | None = None
+        self.chunks: ChunkGraphs | None = None
         if self._device.type == "cuda" and not self._deterministic:
             fused = fuse(self._decoder, self._pool)
             self.graphs = DecodeGraphs(self._network, self._decoder, self._pool, self._max_batch, fused=fused)
+            self.chunks = ChunkGraphs.of(self._decoder, self._pool)
 
     @torch.inference_mode()
     def forward(self, works: Sequence[Work]) -> Scores:
@@ -123,11 +127,16 @@ class Runner:
     def _pass(self, works: Sequence[Work]) -> Tensor:
         layout = lay_out(works)
         x = self._embed(layout)
-        positions = torch.tensor(_positions(layout), dtype=torch.int64).to(self._device, non_blocking=True)
-        slots = torch.tensor(_slots(layout, self._block_size), dtype=torch.int64).to(self._device, non_blocking=True)
+        wanted = _deciding_rows(works, layout)
+        places, held = _positions(layout), _slots(layout, self._block_size)
+        if self.chunks is not None:
+            recorded = self.chunks.step(x, places, held, _newest(layout, self._block_size), wanted)
+            if recorded is not None:
+                return recorded
+        positions = torch.tensor(places, dtype=torch.int64).to(self._device, non_blocking=True)
+        slots = torch.tensor(held, dtype=torch.int64).to(self._device, non_blocking=True)
         groups = tuple(self._group(layout, start, stop) for start, stop in layout.groups)
         decoder = self._decoder
-        wanted = _deciding_rows(works, layout)
         rows = None  # all, in their order
         if len(wanted) < layout.num_tokens or wanted != list(range(len(wanted))):
             rows = torch.tensor(wanted, dtype=torch.int64).to(self._device, non_blocking=True)
@@ -199,6 +208,15 @@ def _slots(layout: Layout, block_size: int) -> list[int]:
         for position in range(work.start, work.start + work.num_tokens):
             slots.append(blocks[position // block_size] * block_size + position % block_size)
     return slots
+
+
+def _newest(layout: Layout, block_size: int) -> list[Newest]:
+    """Each work's tokens, keys and blocks."""
+    found = []
+    for work in layout.works:
+        num_keys = work.start + work.num_tokens
+        found.append(Newest(work.num_tokens, num_keys, work.request.blocks[: -(-num_keys // block_size)]))
+    return found
 
 
 def _deciding_rows(works: Sequence[Work], layout: Layout) -> list[int]:

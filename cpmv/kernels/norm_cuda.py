@@ -1,4 +1,4 @@
-"""Launch cuda/norm.cu: layer norm of narrow rows at the memory's speed. `available` says where; elsewhere Triton's runs."""
+"""Launch cuda/norm.cu: layer norm of narrow rows at the memory's speed, where `available` says it can."""
 
 from __future__ import annotations
 

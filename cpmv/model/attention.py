@@ -43,13 +43,29 @@ class PagedGroup(NamedTuple):
     mask: Tensor | None
 
 
+class PagedRows(NamedTuple):
+    """Any sequences of one packed row, told by tensors alone, so that one recording serves whatever they are.
+
+    queries: int32 [n + 1], where each begins in the row; what lies behind the last is nobody's. blocks: int64 [B], the
+    pool blocks of all, sequence after sequence. keys: int32 [n + 1], where each one's keys begin among the places of
+    the blocks; num_keys: int32 [n], how many it has, its queries' own, the newest, included. longest: the most queries.
+    """
+
+    queries: Tensor
+    blocks: Tensor
+    keys: Tensor
+    num_keys: Tensor
+    longest: int
+
+
 class Paged(NamedTuple):
     """One packed row of many sequences' newest tokens, whose keys and values (k, v) are pools of blocks.
 
-    The pools are [blocks, block size, K, D]. The groups cover the row in order.
+    The pools are [blocks, block size, K, D]. The groups cover the row in order; or there are none, and `rows` tells.
     """
 
     groups: tuple[PagedGroup, ...]
+    rows: PagedRows | None = None
 
 
 def attention(
@@ -68,6 +84,8 @@ def attention(
     triangle. With Paged, k and v are pools and B == 1. Returns [B, H, S, D].
     """
     if isinstance(mask, Paged):
+        if mask.rows is not None:
+            return _paged_rows(q, k, v, scale, mask.rows)
         parts = [_paged_group(q, k, v, scale, group) for group in mask.groups]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     if isinstance(mask, Segments):
@@ -124,6 +142,23 @@ def _paged_group(q: Tensor, k_pool: Tensor, v_pool: Tensor, scale: float, group:
     else:
         out = attention(q, k, v, scale=scale, causal=group.mask is None, mask=group.mask)
     return out.transpose(0, 1).reshape(1, num_heads, n * s, width)
+
+
+def _paged_rows(q: Tensor, k_pool: Tensor, v_pool: Tensor, scale: float, rows: PagedRows) -> Tensor:
+    """Attend sequence after sequence: [1, H, S, D], zeros behind the last one's end."""
+    k, v = (pool.index_select(0, rows.blocks).flatten(0, 1) for pool in (k_pool, v_pool))  # [places, K, D]
+    out = torch.zeros_like(q)
+    ends, firsts = rows.queries.tolist(), rows.keys.tolist()
+    for start, end, first, count in zip(ends, ends[1:], firsts, rows.num_keys.tolist(), strict=False):
+        if end == start:
+            continue
+        seen = slice(first, first + count)
+        mask = causal_mask(None, end - start, count - (end - start), q.device)
+        own = (x[seen].transpose(0, 1)[None] for x in (k, v))
+        out[:, :, start:end] = attention(
+            q[:, :, start:end], *own, scale=scale, causal=mask is None and end - start > 1, mask=mask
+        )
+    return out
 
 
 def _gather(pool: Tensor, blocks: Tensor, num_rows: int, num_keys: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..kernels.fused import merge_attention
-from .attention import Paged, PagedGroup, _cudnn_first, _gather, _paged_group
+from .attention import Paged, PagedGroup, PagedRows, _cudnn_first, _gather, _paged_group, attention
 
 log = logging.getLogger("cpmv")
 
@@ -47,6 +47,7 @@ class PackedPlan:
         on_gpu = device.type == "cuda"
         self._cudnn = on_gpu and _cudnn_first(device.index or 0)
         self._flash = on_gpu and torch.cuda.get_device_capability(device) >= (8, 0)
+        self._rows = paged.rows
         self._parts: list[PagedGroup | Segment] = []
         short: list[PagedGroup] = []
         for group in paged.groups:
@@ -81,6 +82,8 @@ class PackedPlan:
         h, k, d = heads
         rows = qkv.unflatten(1, (h + 2 * k, d))
         q, own_k, own_v = rows[:, :h], rows[:, h : h + k], rows[:, h + k :]
+        if self._rows is not None:
+            return self._told_by_tensors(self._rows, q[:num_tokens], pools, scale).reshape(num_tokens, h * d)
         if len(self._parts) == 1:
             return self._part(self._parts[0], q, own_k, own_v, num_tokens, pools, scale).reshape(num_tokens, h * d)
         out = torch.empty(num_tokens, h, d, device=qkv.device, dtype=qkv.dtype)
@@ -105,6 +108,17 @@ class PackedPlan:
         if part.num_rows > 1 or part.num_queries == 1:
             return _decoding(q, pools, scale, part)
         return self._chunk(part, q, k, v, pools, scale)
+
+    def _told_by_tensors(self, told: PagedRows, q: Tensor, pools: Pools, scale: float) -> Tensor:
+        """The same [N, H, D] for sequences that the host need not know: what a recording replays."""
+        if not self._flash:
+            return attention(q.transpose(0, 1)[None], *pools, scale=scale, mask=Paged((), told))[0].transpose(0, 1)
+        keys, values = (pool.index_select(0, told.blocks).flatten(0, 1) for pool in pools)
+        return torch.ops.aten._flash_attention_forward(
+            *(q, keys, values, told.queries, told.keys, told.longest, len(keys), 0.0, True, False),
+            scale=scale,
+            seqused_k=told.num_keys,
+        )[0]
 
     def _chunk(self, part: PagedGroup, q: Tensor, k: Tensor, v: Tensor, pools: Pools, scale: float) -> Tensor:
         first, length = part.first, part.num_queries
