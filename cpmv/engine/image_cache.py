@@ -17,6 +17,8 @@ from ..errors import MessageError
 from ..model.config import ModelInputs
 from ..model.minicpmv import MiniCPMV
 
+_SLICES_AT_ONCE = 36
+
 
 class ImageCache:
     """The resampler's output of one group (a slice, or packed frames), [Q, E], by the digest of its content."""
@@ -126,6 +128,50 @@ def encode(
             found[group] = tokens.clone() if stop - start > 1 else tokens
             cache.put(media.keys[group], found[group])
     return found
+
+
+def encode_together(
+    network: MiniCPMV, cache: ImageCache, wanted: Sequence[tuple[PromptMedia, Sequence[int]]]
+) -> list[dict[int, Tensor]]:
+    """The same for some groups of several prompts, in passes that they share: a slice alone leaves a GPU half empty."""
+    found: list[dict[int, Tensor]] = [{} for _ in wanted]
+    missing: dict[str, tuple[PromptMedia, int]] = {}
+    waiting: list[tuple[str, dict[int, Tensor], int]] = []
+    for (media, groups), mine in zip(wanted, found, strict=True):
+        for group in groups:
+            key = media.keys[group]
+            held = None if key in missing else cache.get(key)
+            if held is not None:
+                mine[group] = held
+                continue
+            missing.setdefault(key, (media, group))
+            waiting.append((key, mine, group))
+    new: dict[str, Tensor] = {}
+    for keys in _passes(missing):
+        parts = [media.pixels(group, group + 1) for media, group in (missing[key] for key in keys)]
+        patches = parts[0][0] if len(parts) == 1 else torch.cat([part[0] for part in parts])
+        sizes, times = [size for part in parts for size in part[1]], [ids for part in parts for ids in part[2]]
+        features = network.encode_images(patches, sizes, times).to(network.dtype)
+        for key, tokens in zip(keys, features, strict=True):
+            new[key] = tokens.clone() if len(keys) > 1 else tokens
+            cache.put(key, new[key])
+    for key, mine, group in waiting:
+        mine[group] = new[key]
+    return found
+
+
+def _passes(missing: dict[str, tuple[PromptMedia, int]]) -> list[list[str]]:
+    """Cut groups into passes of some slices: while one is computed the pixels of the next are put together."""
+    passes: list[list[str]] = []
+    room, kind = 0, None
+    for key, (media, group) in missing.items():
+        num_slices, patches = len(media.inputs.temporal_ids[group]), media.inputs.patches
+        if num_slices > room or (patches.dtype, patches.device) != kind:
+            passes.append([])
+            room, kind = _SLICES_AT_ONCE, (patches.dtype, patches.device)
+        passes[-1].append(key)
+        room -= num_slices
+    return passes
 
 
 def _runs(groups: Sequence[int], one_by_one: bool) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from .chunk_graphs import ChunkGraphs, Newest
 from .cpu_step import MOST_ROWS, CPUStep
 from .fused import fuse
 from .graphs import DecodeGraphs
-from .image_cache import ImageCache, encode
+from .image_cache import ImageCache, encode, encode_together
 from .request import Request
 from .resident import resident_decoder
 from .scheduler import Work
@@ -155,19 +155,32 @@ class Runner:
             ids += work.request.tokens[work.start : work.start + work.count]
             ids += work.drafts
         x = self._network.embed_tokens(torch.tensor(ids, dtype=torch.int64).to(self._device, non_blocking=True))
+        self._see(layout.works)
         for work, first in zip(layout.works, layout.firsts, strict=True):
             if work.start < work.request.num_prompt and work.request.media.bounds:
                 self._place_pictures(work, x[first : first + work.count])
         return x
 
+    def _see(self, works: Sequence[Work]) -> None:
+        """Have the features of all pictures whose tokens these works read."""
+        wanted: list[tuple[Request, list[int]]] = []
+        for work in works:
+            request = work.request
+            if work.start < request.num_prompt and request.media.bounds:
+                groups = request.media.overlapping(work.start, work.start + work.count)
+                wanted.append((request, [group for group in groups if group not in request.features]))
+        if len(wanted) > 1 and not self._deterministic:
+            found = encode_together(self._network, self._images, [(one.media, groups) for one, groups in wanted])
+        else:
+            alone = self._deterministic
+            found = [encode(self._network, self._images, one.media, groups, one_by_one=alone) for one, groups in wanted]
+        for (request, _), new in zip(wanted, found, strict=True):
+            request.features.update(new)
+
     def _place_pictures(self, work: Work, x: Tensor) -> None:
         """Write the pictures' tokens over their placeholders in x [count, E], the embeddings of one work."""
         request, start, end = work.request, work.start, work.start + work.count
-        groups = request.media.overlapping(start, end)
-        missing = [group for group in groups if group not in request.features]
-        new = encode(self._network, self._images, request.media, missing, one_by_one=self._deterministic)
-        request.features.update(new)
-        for group in groups:
+        for group in request.media.overlapping(start, end):
             first, last = request.media.bounds[group]
             low, high = max(first, start), min(last, end)
             x[low - start : high - start] = request.features[group][low - first : high - first]
