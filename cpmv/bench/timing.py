@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -81,14 +82,22 @@ def warm_up(work: Work, budget_s: float = 0.5, most: int = 6) -> Work:
 def interleave(works: dict[str, Work], *, budget_s: float, least: int = 3, most: int = 9) -> dict[str, Spread]:
     """Run works that are warm turn by turn, so that a slow moment falls on all of them.
 
-    budget_s: for all repeats together; the first round's seconds decide how many there are.
+    budget_s: for all repeats together; the first round's seconds decide how many there are. Python's garbage is
+    collected before and not meanwhile, as in `timeit`: a collection takes milliseconds, in whoever's turn it falls.
     """
     found: dict[str, list[float]] = {name: [] for name in works}
-    count, started = 1, time.perf_counter()
-    while len(next(iter(found.values()))) < count:
-        for name, work in works.items():
-            found[name].append(work())
-        if count == 1:
-            round_s = max(time.perf_counter() - started, 1e-6)
-            count = max(least, min(most, int(budget_s / round_s)))
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        count, started = 1, time.perf_counter()
+        while len(next(iter(found.values()))) < count:
+            for name, work in works.items():
+                found[name].append(work())
+            if count == 1:
+                round_s = max(time.perf_counter() - started, 1e-6)
+                count = max(least, min(most, int(budget_s / round_s)))
+    finally:
+        if collects:
+            gc.enable()
     return {name: Spread(tuple(seconds)) for name, seconds in found.items()}

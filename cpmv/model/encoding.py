@@ -36,6 +36,7 @@ _PATCHES_ON_SMALL_CARDS = 8 * 1024
 _SMALL_CARD_BYTES = 20 << 30
 _MAX_GRAPHS = 16
 _FAMILIAR = 16  # slices
+_COPIED_BY_ONE = 4 << 20  # bytes
 _POSITIONS = 70  # sides up to this need no larger tables
 
 
@@ -226,7 +227,10 @@ class ImageEncoder:
             rows = sum(len(part) for part in parts)
             staged = torch.empty(rows, parts[0].shape[1], dtype=patches.dtype, pin_memory=True)
             for part, place in zip(parts, staged.split([len(part) for part in parts]), strict=True):
-                place.copy_(part)  # by several threads, as cat is not
+                if part.nbytes < _COPIED_BY_ONE and part.dtype is torch.uint8:
+                    np.copyto(place.numpy(), part.numpy())  # to wake others takes longer
+                else:
+                    place.copy_(part)  # by several threads, as cat is not
         with torch.cuda.stream(self._stream):
             pixels = staged.to(self.device, non_blocking=True)
         here = torch.cuda.current_stream(self.device)
