@@ -39,6 +39,7 @@ log = logging.getLogger("cpmv")
 
 # Long enough that weights are read once for many tokens, short enough that rows which decode hardly notice.
 _PREFILL_CHUNK = {"cpu": 256}
+_UNDISTURBED_CHUNK = {"cuda": 8192}  # while no row decodes, so that none waits for it
 
 
 class Engine:
@@ -46,7 +47,7 @@ class Engine:
 
     max_batch: rows that run together. block_size: tokens a cache block. cache_bytes: for keys and values; by default
     a share of the free memory. prefill_chunk: prompt tokens read a step, beside the rows that decode; by default 256
-    on a CPU and 2048 elsewhere.
+    on a CPU and 2048 elsewhere, on CUDA 8192 while no row decodes.
     image_cache_bytes: for encoded pictures. lookup: tokens guessed a step from what followed the same words before;
     only for greedy requests, whose answers it does not change. deterministic: nothing about an answer depends on what
     else runs, to the bit; every row is computed by itself, which is slow.
@@ -65,8 +66,10 @@ class Engine:
         lookup: int = 0,
         deterministic: bool = False,
     ) -> None:
+        undisturbed_chunk = 0
         if prefill_chunk is None:
-            prefill_chunk = _PREFILL_CHUNK.get(network.device.type, 2048)
+            kind = network.device.type
+            prefill_chunk, undisturbed_chunk = _PREFILL_CHUNK.get(kind, 2048), _UNDISTURBED_CHUNK.get(kind, 0)
         for name, value, least in (
             ("max_batch", max_batch, 1),
             ("block_size", block_size, 1),
@@ -85,7 +88,11 @@ class Engine:
             prefill_chunk = -(-prefill_chunk // block_size) * block_size
         plan = plan_cache(network, block_size, cache_bytes, max_batch)
         self._pool = BlockPool(plan.num_blocks, block_size)
-        self._scheduler = Scheduler(self._pool, max_batch, prefill_chunk, deterministic=deterministic)
+        self._scheduler = Scheduler(
+            *(self._pool, max_batch, prefill_chunk),
+            undisturbed_chunk=undisturbed_chunk,
+            deterministic=deterministic,
+        )
         self._images = ImageCache(image_cache_bytes)
         self._runner = Runner(
             network, plan.num_blocks, block_size, self._images, max_batch=max_batch, deterministic=deterministic

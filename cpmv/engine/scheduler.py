@@ -39,15 +39,24 @@ class Work:
 
 
 class Scheduler:
-    """max_batch: rows that run together. prefill_chunk: prompt tokens a step.
+    """max_batch: rows that run together. prefill_chunk: prompt tokens a step; undisturbed_chunk: in a step in which no
+    row decodes, if that is more.
 
     deterministic: nothing may depend on what else runs. Prompts are read in whole chunks from their beginning, only
     whole chunks are shared, and a row that gave way decodes its answer again token by token.
     """
 
-    def __init__(self, pool: BlockPool, max_batch: int, prefill_chunk: int, *, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_batch: int,
+        prefill_chunk: int,
+        *,
+        undisturbed_chunk: int = 0,
+        deterministic: bool = False,
+    ) -> None:
         self.pool, self.max_batch = pool, max_batch
-        self.prefill_chunk = prefill_chunk
+        self.prefill_chunk, self.undisturbed_chunk = prefill_chunk, undisturbed_chunk
         self.budget, self.row_limit = prefill_chunk, max_batch  # of the coming step; smaller after a lack of memory
         self._good_steps = 0
         self.deterministic = deterministic
@@ -133,6 +142,8 @@ class Scheduler:
     def _plan_prompts(self, works: list[Work]) -> None:
         """Spend the budget on prompts: those being read and those still waiting, the least served client's first."""
         budget = self.budget
+        if not works and budget == self.prefill_chunk and not self.deterministic:
+            budget = max(budget, self.undisturbed_chunk)
         reading = [request for request in self.running if request.num_left > 1]
         may_admit = True
         while budget > 0:
@@ -284,7 +295,9 @@ class Scheduler:
     def reduce(self) -> bool:
         """Plan less at once, for want of memory: shorter chunks first, then fewer rows. False when nothing is left."""
         self._good_steps = 0
-        if self.budget > _LEAST_BUDGET and any(request.num_left > 1 for request in self.running):
+        if self.undisturbed_chunk > self.prefill_chunk and any(request.num_left > 1 for request in self.running):
+            self.undisturbed_chunk = 0
+        elif self.budget > _LEAST_BUDGET and any(request.num_left > 1 for request in self.running):
             self.budget = max(_LEAST_BUDGET, self.budget // 2)
         elif len(self.running) > 1:
             self.row_limit = len(self.running) - 1

@@ -18,6 +18,8 @@ from .config import LanguageConfig
 
 # A wider weight is cast in slices, so that the copy never exceeds this many elements (256 MiB in float32).
 _CAST_ELEMENTS = 1 << 26
+# The wide rows inside an MLP exist for so many rows at once: more make its second product slower, and take 50 KB each.
+_MLP_ROWS = 4096
 
 
 class Linear(nn.Linear):
@@ -105,11 +107,19 @@ class GatedMLP(nn.Module):
         """Add the map of rows x [N, E] to residual [N, E], where it lies, in few kernels."""
         parts = (self.gate_proj, self.up_proj)
         weight = merged(self.gate_up_weight, parts)
-        if weight is not None and weight.dtype == x.dtype:
-            both = x @ weight.t()
-        else:
+        if weight is None or weight.dtype != x.dtype:  # all rows at once: a packed weight is unpacked each time
             both = torch.cat([part(x) for part in parts], dim=-1)
-        add_product(residual, fused.silu_multiply(both), self.down_proj)
+            add_product(residual, fused.silu_multiply(both), self.down_proj)
+            return
+        size = _rows_together(x.shape[0])
+        for where, rows in zip(residual.split(size), x.split(size), strict=True):
+            add_product(where, fused.silu_multiply(rows @ weight.t()), self.down_proj)
+
+
+def _rows_together(num_rows: int) -> int:
+    """Rows of one of equal parts of about _MLP_ROWS, a multiple of 256."""
+    parts = max(1, round(num_rows / _MLP_ROWS))
+    return max(1, -(-num_rows // (parts * 256)) * 256)
 
 
 def clamp_half(x: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ log = logging.getLogger("cpmv")
 
 # Shorter chunks are segments: their attention costs nothing beside the products.
 _LONG = 512
-# cuDNN sees lengths that are multiples of this, and takes what is little shorter: a new shape costs 45 ms or more.
-STEP, SPARE = 1024, 256
+# cuDNN sees lengths that are multiples of this, and takes what is somewhat shorter: a new shape costs 45 ms or more.
+STEP = 1024
 
 Pools = tuple[Tensor, Tensor]
 
@@ -125,7 +125,7 @@ class PackedPlan:
         past = part.num_keys - length
         padded = -(-length // STEP) * STEP
         here = slice(first, first + padded)
-        suits = self._cudnn and padded - length <= SPARE and past % STEP == 0 and first + padded <= len(q)
+        suits = self._cudnn and padded - length <= _spare(length) and past % STEP == 0 and first + padded <= len(q)
         if suits and past == 0:
             found = _cudnn(q[here], k[here], v[here], True, scale, lse=False)
             if found is not None:
@@ -213,4 +213,9 @@ _refused: list[str] = []
 
 def room_for(paged: Sequence[PagedGroup]) -> int:
     """Rows to keep behind a packed row, so that its last chunk can be rounded up."""
-    return SPARE if any(group.num_queries >= _LONG for group in paged) else 0
+    return max((_spare(group.num_queries) for group in paged if group.num_queries >= _LONG), default=0)
+
+
+def _spare(length: int) -> int:
+    """Rows that may be computed for nothing: with them cuDNN still is no slower than FlashAttention without."""
+    return STEP - 1 if length >= 4 * STEP else STEP // 2

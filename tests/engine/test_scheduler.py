@@ -66,6 +66,19 @@ def test_prompts_are_read_in_chunks_beside_rows_that_decode() -> None:
     assert long.output is None and long.answer.finish_reason == "length"
 
 
+def test_more_of_a_prompt_is_read_while_no_row_decodes() -> None:
+    scheduler = scheduler_of(undisturbed_chunk=40)
+    scheduler.add(new_request(0, list(range(50)), 9))
+    assert [w.count for w in run(scheduler)] == [40]
+    assert [w.count for w in run(scheduler)] == [10]
+    scheduler.add(new_request(1, list(range(100, 150)), 2))
+    assert [w.count for w in run(scheduler)] == [1, 16]
+    assert scheduler.reduce() and scheduler.undisturbed_chunk == 0 and scheduler.budget == 16
+    alone = scheduler_of(undisturbed_chunk=40, deterministic=True)
+    alone.add(new_request(0, list(range(50)), 9))
+    assert [w.count for w in run(alone)] == [16]
+
+
 def test_rows_are_bounded_and_first_come_is_first_served() -> None:
     scheduler = scheduler_of(max_batch=2)
     requests = [new_request(id, [id, id], 1 + id) for id in range(5)]

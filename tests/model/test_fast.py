@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cpmv.kernels import fused
-from cpmv.kernels.merge import merge_decoder, merged
-from cpmv.model import packed_attention
-from cpmv.model.attention import Paged, PagedGroup, _paged_group
+from cpmv.kernels.merge import merge_decoder, merge_rows, merged
+from cpmv.model import layers, packed_attention
+from cpmv.model.attention import Paged, PagedGroup, PagedRows, _paged_group
 from cpmv.model.cache import PagedCache, PagedPool
 from cpmv.model.encoding import ImageEncoder
 from cpmv.model.lora import LoraConfig, apply_lora
@@ -137,6 +137,45 @@ def test_a_packed_row_of_chunks_and_decoding_rows(network: MiniCPMV, fast: Calla
 
     plain, quick = fast(compute)
     torch.testing.assert_close(quick, plain, **TOLERANCE)
+
+
+def test_sequences_told_by_tensors(network: MiniCPMV, fast: Callable) -> None:
+    row = torch.randn(1, 12, network.config.language.hidden_size, generator=torch.Generator().manual_seed(5)) * 0.1
+    slots = torch.tensor([4, 5, 6, 7, 12, 0, 1, 2, 20, 21, 22, 23])
+
+    def compute() -> Tensor:
+        found = []
+        positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 0, 0]])
+        told = [[0, 5, 8, 8], [0, 8, 12, 12], [5, 3, 0]]  # the last four rows are nobody's
+        queries, keys, counts = (torch.tensor(one, dtype=torch.int32) for one in told)
+        rows = PagedRows(queries, torch.tensor([1, 3, 0, 5]), keys, counts, 12)
+        groups = tuple(
+            PagedGroup(first, 1, count, torch.tensor(blocks), count, None)
+            for first, count, blocks in ((0, 5, [1, 3]), (5, 3, [0]), (8, 4, [5]))
+        )
+        for paged in (Paged((), rows), Paged(groups)):
+            cache = PagedCache(PagedPool(network.cache_spec(), 6, 4, "cpu"), slots)
+            found.append(network.llm.model(row, positions, paged, cache, torch.tensor([4, 7])))
+        torch.testing.assert_close(found[0], found[1], **TOLERANCE)
+        return found[0]
+
+    plain, quick = fast(compute)
+    torch.testing.assert_close(quick, plain, **TOLERANCE)
+
+
+def test_wide_rows_of_an_mlp_exist_for_some_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [layers._rows_together(n) for n in (1, 700, 4096, 6143, 8192, 11912, 12288)] == [
+        *(256, 768, 4096, 6144, 4096, 4096, 4096),
+    ]
+    mlp = layers.GatedMLP(32, 48)
+    x = torch.randn(600, 32, generator=torch.Generator().manual_seed(0))
+    merge_rows([mlp.gate_proj, mlp.up_proj])
+    mlp.gate_up_weight = merge_rows([mlp.gate_proj, mlp.up_proj])
+    monkeypatch.setattr(layers, "_MLP_ROWS", 256)
+    with torch.inference_mode():
+        out = torch.ones(600, 32)
+        mlp.add_to(out, x)
+        assert torch.allclose(out, 1 + mlp(x), **TOLERANCE)
 
 
 def test_nothing_wanted_of_a_chunk_still_fills_the_cache(network: MiniCPMV, fast: Callable) -> None:
