@@ -2,8 +2,8 @@
 
 Slices lie in one packed row, equal ones beside each other, so every product is one for all of them; only attention
 sees slices. Constants are folded beforehand and folded again when weights change. On CUDA, pixels cross the bus as
-uint8 on a stream of their own while the part before is computed, and a single slice is replayed from a graph: it alone
-is too small to hide its launches.
+uint8 on a stream of their own while the part before is computed, and up to ten slices are replayed from a graph: they
+are too small to hide their launches.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ log = logging.getLogger("cpmv")
 _PATCHES_AT_ONCE = 36 * 1024
 _PATCHES_ON_SMALL_CARDS = 8 * 1024
 _SMALL_CARD_BYTES = 20 << 30
-_MAX_GRAPHS = 16
+_MAX_GRAPHS = 16  # of one slice, and as many of several
+_SEEN, _SEEN_TOGETHER = 2, 4  # one slice, or several of these grids, are recorded when they come so often
+_PATCHES_RECORDED = 10 * 1024
 _FAMILIAR = 16  # slices
 _COPIED_BY_ONE = 4 << 20  # bytes
 _POSITIONS = 70  # sides up to this need no larger tables
+
+
+_Recorded = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # grids, and the keys of every group
 
 
 class ImageEncoder:
@@ -56,8 +61,8 @@ class ImageEncoder:
         self._mean, self._std = (torch.tensor(v, device=self.device) for v in (tower.norm_mean, tower.norm_std))
         self._absorb(_POSITIONS)
         self._rows: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-        self._seen: Counter[tuple[int, int]] = Counter()
-        self._graphs: dict[tuple[int, int], _SliceGraph] = {}
+        self._seen: Counter[_Recorded] = Counter()
+        self._graphs: dict[_Recorded, _SliceGraph] = {}
         self._pool: Any = None  # of memory that the graphs share: they never run at once
         self._shapes: Counter[tuple[int, int]] = Counter()
         on_gpu = self.device.type == "cuda"
@@ -149,14 +154,14 @@ class ImageEncoder:
             times = [0] * len(slices)
         spans = _spans(slices)
         familiar = set() if steady else {span for span in spans if self._is_familiar(span)}
-        if len(slices) == 1 and self._stream is not None and not steady and pixels.dtype == torch.uint8:
-            graph = self._graph(slices[0].size)
+        num_keys = [sum(one.length for one in group) for group in groups]
+        if self._stream is not None and not steady and pixels.dtype == torch.uint8 and len(table) == 1:
+            graph = self._graph(tuple(one.size for one in slices), tuple(num_keys))
             if graph is not None:
                 return graph.replay(pixels, table)
         columns, rows, moments = _send(_places(slices, times), self.device)
         keys = kernels.Keys(columns, rows, moments, table)
         grids = [self._position_rows(one.size) for one in slices]
-        num_keys = [sum(one.length for one in group) for group in groups]
         return self._compute(pixels, grids, keys, num_keys, spans, familiar)
 
     def _is_familiar(self, span: kernels.Span) -> bool:
@@ -238,38 +243,44 @@ class ImageEncoder:
         pixels.record_stream(here)
         return pixels
 
-    def _graph(self, size: tuple[int, int]) -> _SliceGraph | None:
-        """A recording for a single slice of this grid, made when the grid comes for the second time."""
-        held = self._graphs.get(size)
+    def _graph(self, sizes: tuple[tuple[int, int], ...], num_keys: tuple[int, ...]) -> _SliceGraph | None:
+        """A recording for slices of these grids, at one time or at none: made when they have come before.
+
+        One slice cannot hide its launches, nor can ten on a slow host.
+        """
+        key = sizes, num_keys
+        held = self._graphs.get(key)
         if held is not None:
             return held
-        self._seen[size] += 1
-        if self._seen[size] < 2 or len(self._graphs) >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
+        num_patches = sum(rows * columns for rows, columns in sizes)
+        needed = _SEEN if len(sizes) == 1 else _SEEN_TOGETHER
+        if len(sizes) > 1 and (num_patches > _PATCHES_RECORDED or self.patches_at_once < _PATCHES_AT_ONCE):
             return None
-        one = _Slice(0, size, -1)
-        columns, rows, moments = _send(_places([one], [0]), self.device)
+        if len(self._seen) > 1000:
+            self._seen.clear()
+        self._seen[key] += 1
+        alike = sum((len(other) == 1) == (len(sizes) == 1) for other, _ in self._graphs)
+        if self._seen[key] < needed or alike >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
+            return None
+        slices = [_Slice(0, size, -1) for size in sizes]
+        columns, rows, moments = _send(_places(slices, [0] * len(slices)), self.device)
         keys = kernels.Keys(columns, rows, moments, self._no_time.clone())
-        positions, channels = [self._position_rows(size)], self._tower.config.num_channels
-        pixels = torch.zeros(
-            one.length, channels * self._tower.config.patch_size**2, dtype=torch.uint8, device=self.device
-        )
+        positions, width = [self._position_rows(size) for size in sizes], self._tower.config.num_channels
+        width *= self._tower.config.patch_size**2
+        pixels = torch.zeros(num_patches, width, dtype=torch.uint8, device=self.device)
+        spans = _spans(slices)
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            spans = _spans([one])
             graph = _SliceGraph(
-                pixels,
-                keys,
-                self._pool,
-                lambda: self._compute(pixels, positions, keys, [one.length], spans, set(spans)),
+                *(pixels, keys, self._pool),
+                lambda: self._compute(pixels, positions, keys, list(num_keys), spans, set(spans)),
             )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            log.warning("a single picture's encoding cannot be recorded as a CUDA graph and runs eagerly: %s", error)
-            self._seen[size] = -(1 << 62)
+        except RuntimeError as error:  # a lack of memory too: the pass itself may still fit
+            log.warning("encoding %d slices cannot be recorded as a CUDA graph, it runs eagerly: %s", len(sizes), error)
+            self._seen[key] = -(1 << 62)
             return None
-        self._graphs[size] = graph
+        self._graphs[key] = graph
         return graph
 
 
@@ -282,7 +293,7 @@ class _Slice:
 
 
 class _SliceGraph:
-    """The recorded encoding of one slice, with the buffers it reads."""
+    """The recorded encoding of a few slices, with the buffers it reads."""
 
     def __init__(self, pixels: Tensor, keys: kernels.Keys, pool: Any, run: Callable[[], Tensor]) -> None:
         self._pixels, self._keys = pixels, keys
