@@ -12,7 +12,6 @@ import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from ..kernels.merge import Snapshot, merge_rows, pad_hidden
 from .attention import preferred
 from .layers import Linear
 from .resampler import Resampler, sincos, temporal_positions
+from .slices import Slice, chunks_of, neighbours, places_of, slices_of, spans_of
 from .vision import VisionBlock, VisionTower, position_ids
 
 log = logging.getLogger("cpmv")
@@ -124,9 +124,9 @@ class ImageEncoder:
         if longest > self._side:
             self._absorb(longest)
             self._graphs.clear()
-        slices = _slices_of(sizes, temporal_ids)
+        slices = slices_of(sizes, temporal_ids)
         parts, places = [], []
-        for chunk in _chunks(slices, self.patches_at_once):
+        for chunk in chunks_of(slices, self.patches_at_once):
             parts.append(self._encode_chunk(patches, [slices[g] for g in chunk], steady))
             places += chunk
         if not parts:
@@ -138,7 +138,7 @@ class ImageEncoder:
         back[torch.tensor(places)] = torch.arange(len(places))
         return whole.index_select(0, _send(back, self.device))
 
-    def _encode_chunk(self, patches: Tensor, groups: list[list[_Slice]], steady: bool) -> Tensor:
+    def _encode_chunk(self, patches: Tensor, groups: list[list[Slice]], steady: bool) -> Tensor:
         slices = [one for group in groups for one in group]
         pixels = self._pixels(patches, slices)
         times = [one.time for one in slices]
@@ -152,14 +152,14 @@ class ImageEncoder:
             table = kernels.position_scores(_send(positions, self.device), self._absorbed.queries)
         else:
             times = [0] * len(slices)
-        spans = _spans(slices)
+        spans = spans_of(slices)
         familiar = set() if steady else {span for span in spans if self._is_familiar(span)}
         num_keys = [sum(one.length for one in group) for group in groups]
         if self._stream is not None and not steady and pixels.dtype == torch.uint8 and len(table) == 1:
             graph = self._graph(tuple(one.size for one in slices), tuple(num_keys))
             if graph is not None:
                 return graph.replay(pixels, table)
-        columns, rows, moments = _send(_places(slices, times), self.device)
+        columns, rows, moments = _send(places_of(slices, times), self.device)
         keys = kernels.Keys(columns, rows, moments, table)
         grids = [self._position_rows(one.size) for one in slices]
         return self._compute(pixels, grids, keys, num_keys, spans, familiar)
@@ -220,9 +220,9 @@ class ImageEncoder:
         self._rows.move_to_end(size)
         return held
 
-    def _pixels(self, patches: Tensor, slices: list[_Slice]) -> Tensor:
+    def _pixels(self, patches: Tensor, slices: list[Slice]) -> Tensor:
         """Bring the slices' patches to the device, flat, in this order."""
-        parts = [patches[start:stop].flatten(1) for start, stop in _neighbours(slices)]
+        parts = [patches[start:stop].flatten(1) for start, stop in neighbours(slices)]
         if patches.device == self.device:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._stream is None:
@@ -262,13 +262,13 @@ class ImageEncoder:
         alike = sum((len(other) == 1) == (len(sizes) == 1) for other, _ in self._graphs)
         if self._seen[key] < needed or alike >= _MAX_GRAPHS or torch.cuda.is_current_stream_capturing():
             return None
-        slices = [_Slice(0, size, -1) for size in sizes]
-        columns, rows, moments = _send(_places(slices, [0] * len(slices)), self.device)
+        slices = [Slice(0, size, -1) for size in sizes]
+        columns, rows, moments = _send(places_of(slices, [0] * len(slices)), self.device)
         keys = kernels.Keys(columns, rows, moments, self._no_time.clone())
         positions, width = [self._position_rows(size) for size in sizes], self._tower.config.num_channels
         width *= self._tower.config.patch_size**2
         pixels = torch.zeros(num_patches, width, dtype=torch.uint8, device=self.device)
-        spans = _spans(slices)
+        spans = spans_of(slices)
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
@@ -282,14 +282,6 @@ class ImageEncoder:
             return None
         self._graphs[key] = graph
         return graph
-
-
-class _Slice:
-    """One slice of a call: where its patches begin, its grid, its time."""
-
-    def __init__(self, start: int, size: tuple[int, int], time: int) -> None:
-        self.start, self.size, self.time = start, size, time
-        self.length = size[0] * size[1]
 
 
 class _SliceGraph:
@@ -372,71 +364,6 @@ def _attend_any(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         0
     ]
     return out.flatten(2)
-
-
-def _slices_of(sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[Sequence[int]]) -> list[list[_Slice]]:
-    groups, at, start = [], 0, 0
-    for ids in temporal_ids:
-        group = []
-        for time in ids:
-            group.append(_Slice(start, sizes[at], time))
-            start += group[-1].length
-            at += 1
-        groups.append(group)
-    return groups
-
-
-def _chunks(groups: list[list[_Slice]], patches_at_once: int) -> list[list[int]]:
-    """Whole groups of at most so many patches together, at least one; those of a chunk sorted, equal ones together."""
-    chunks: list[list[int]] = []
-    room = 0
-    for index, group in enumerate(groups):
-        num_patches = sum(one.length for one in group)
-        if not chunks or num_patches > room:
-            chunks.append([])
-            room = patches_at_once
-        chunks[-1].append(index)
-        room -= num_patches
-    return [sorted(chunk, key=lambda g: [one.length for one in groups[g]]) for chunk in chunks]
-
-
-def _spans(slices: Sequence[_Slice]) -> list[kernels.Span]:
-    spans: list[kernels.Span] = []
-    at = 0
-    for one in slices:
-        if spans and spans[-1].length == one.length:
-            spans[-1] = spans[-1]._replace(num_slices=spans[-1].num_slices + 1)
-        else:
-            spans.append(kernels.Span(at, 1, one.length))
-        at += one.length
-    return spans
-
-
-def _neighbours(slices: Sequence[_Slice]) -> list[tuple[int, int]]:
-    """Ranges of patches that hold the slices in order, neighbours joined."""
-    ranges: list[tuple[int, int]] = []
-    for one in slices:
-        stop = one.start + one.length
-        if ranges and ranges[-1][1] == one.start:
-            ranges[-1] = (ranges[-1][0], stop)
-        else:
-            ranges.append((one.start, stop))
-    return ranges
-
-
-@lru_cache(maxsize=256)
-def _grid(size: tuple[int, int]) -> np.ndarray:
-    """Column and row of every patch, int32 [2, rows * columns]."""
-    rows, columns = size
-    y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
-    return np.stack([x, y])
-
-
-def _places(slices: Sequence[_Slice], times: Sequence[int]) -> Tensor:
-    """Column, row and index of the time of every patch, int32 [3, P]."""
-    grids = np.concatenate([_grid(one.size) for one in slices], axis=1)
-    moments = np.repeat(np.asarray(times, dtype=np.int32), [one.length for one in slices])
-    return torch.from_numpy(np.concatenate([grids, moments[None]]))
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
