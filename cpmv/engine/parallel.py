@@ -55,11 +55,15 @@ class ParallelRunner(Runner):
         leave(self._network.llm)
         self._decoder = resident_decoder(self._network)
         self._cpu_step = None  # it sums nothing
-        self.graphs = None
+        self.graphs = self.chunks = None
         if self._device.type == "cuda" and not self._deterministic:
             fused = fuse_part(self._decoder, self._pool, self._link)
             self.graphs = DecodeGraphs(self._network, self._decoder, self._pool, self._max_batch, fused=fused)
         join(self._decoder, self._link)
+
+    def _see(self, works: Sequence[Work]) -> None:
+        if self._link.rank == 0:  # the others are given the rows
+            super()._see(works)
 
     def _place_pictures(self, work: Work, x: Tensor) -> None:
         if not has_pictures(work) if self._link.rank == 0 else not work.request.media.bounds:
