@@ -11,6 +11,7 @@ that one, which the host has not seen yet.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,10 @@ log = logging.getLogger("cpmv")
 # Rows are padded to the next of these (then to multiples of the last), keys to the next power of two of blocks.
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _LEAST_BLOCKS = 4
+# Fused kernels read no further than a row reaches: a wide table costs them nothing, and spares recordings.
+_LEAST_FUSED_BLOCKS = 128
+# A recording costs as much time as many steps; where a larger one can stand in, a bucket must be wanted this often.
+_STAND_IN_STEPS = 16
 # A recorded step holds its own intermediate results; more buckets than this are not kept.
 _MAX_GRAPHS = 64
 
@@ -162,6 +167,7 @@ class DecodeGraphs:
         self._network, self._decoder, self._pool = network, decoder, pool
         self._max_rows, self._capture, self._fused = max_rows, capture, fused
         self._graphs: dict[tuple[int, int], DecodeGraph] = {}
+        self._wanted: Counter[tuple[int, int]] = Counter()
         self._failed = False
         self._chosen = torch.zeros(max_rows, dtype=torch.int64, device=network.device)
 
@@ -179,16 +185,27 @@ class DecodeGraphs:
             return None
         block_size = self._pool.keys[0].shape[1]
         longest = max(work.start for work in works) + 1
-        num_blocks = max(_LEAST_BLOCKS, 1 << (-(-longest // block_size) - 1).bit_length())
-        key = (row_bucket(len(works), self._max_rows), num_blocks)
-        graph = self._graphs.get(key)
+        num_rows = row_bucket(len(works), self._max_rows)
+        least = _LEAST_FUSED_BLOCKS if self._fused is not None and num_rows <= MAX_ROWS else _LEAST_BLOCKS
+        num_blocks = max(least, 1 << (-(-longest // block_size) - 1).bit_length())
+        graph = self._find(num_rows, num_blocks)
         if graph is None:
             if after is not None:
                 return None  # there is time for a recording once nothing computes
-            graph = self._record(*key)
+            graph = self._record(num_rows, num_blocks)
         if graph is not None and after is not None and after.data_ptr() != self._chosen.data_ptr():
             self._chosen[: after.shape[0]] = after
         return None if graph is None else graph.step(works, after is not None)
+
+    def _find(self, num_rows: int, num_blocks: int) -> DecodeGraph | None:
+        """The bucket's recording, or for its first steps a larger one."""
+        key = num_rows, num_blocks
+        if key in self._graphs:
+            return self._graphs[key]
+        self._wanted[key] += 1
+        larger = [(rows, blocks) for rows, blocks in self._graphs if rows >= num_rows and blocks >= num_blocks]
+        is_rare = self._wanted[key] < _STAND_IN_STEPS or len(self._graphs) >= _MAX_GRAPHS
+        return self._graphs[min(larger)] if larger and is_rare else None
 
     def _record(self, num_rows: int, num_blocks: int) -> DecodeGraph | None:
         if len(self._graphs) >= _MAX_GRAPHS:

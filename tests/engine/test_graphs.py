@@ -36,7 +36,8 @@ def recorded(network: MiniCPMV, capture: Callable[..., Callable[[], None]] = run
     return engine
 
 
-def test_recorded_steps_answer_as_the_plain_loop(tiny_network: MiniCPMV) -> None:
+def test_recorded_steps_answer_as_the_plain_loop(tiny_network: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpmv.engine.graphs._STAND_IN_STEPS", 2)
     keys = ["text.fast", "image_arg.fast", "video_p3.fast", "text_zh.fast", "system.fast"]
     drawn = SamplingParams(temperature=0.9, top_p=0.9, seed=11, max_new_tokens=16)
     penalised = GREEDY.replace(repetition_penalty=1.3, max_new_tokens=24, logprobs=1)
@@ -81,6 +82,28 @@ def test_a_recording_that_fails_is_said_and_steps_go_on(
         output = engine.wait(engine.add(prompt("text.fast"), GREEDY))
     assert output.token_ids == CASES["text.fast"]["greedy"] and len(attempts) == 1
     assert "run eagerly, slower: operation not permitted" in caplog.text
+
+
+def test_a_larger_recording_stands_in_until_a_bucket_is_wanted_often(
+    tiny_network: MiniCPMV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpmv.engine.graphs._STAND_IN_STEPS", 8)
+    monkeypatch.setattr("cpmv.engine.graphs._LEAST_BLOCKS", 64)
+    engine = recorded(tiny_network)
+    graphs = engine._runner.graphs
+    assert graphs is not None
+    first, second = engine.add(prompt("text.fast"), GREEDY), engine.add(prompt("system.fast"), GREEDY)
+    while min(first.num_generated, second.num_generated) < 2:
+        engine.step()
+    engine.cancel(second)
+    known = first.num_generated
+    assert list(graphs._graphs) == [(2, 64)]
+    while first.num_generated < known + 6:
+        engine.step()
+    assert list(graphs._graphs) == [(2, 64)]  # of two rows one is idle
+    assert engine.wait(first).token_ids == CASES["text.fast"]["greedy"]
+    assert list(graphs._graphs) == [(2, 64), (1, 64)]
+    engine.check_integrity()
 
 
 def test_buckets_hold_their_rows_and_no_more_than_there_can_be() -> None:
