@@ -8,8 +8,8 @@ A clip of 18 frames costs three packages, 48 tokens, in every arm: `pack1` sees 
 `pack3` every second one in threes, `pack6` all of them in sixes; where sampling begins is drawn for each clip. Arms
 differ in nothing else: the same clips in the same order from the bundled model on, as many steps. `random` draws 1, 2,
 3 or 6 frames for each clip (A1b). Every arm is asked with 1, 3 and 6 frames a package at equal tokens, and events at
-equal frames too (the frames of pack1, in packages of three). Events last one or two of the 18 frames; a scene that
-stays still is the static task.
+equal frames too (the frames of pack1, in packages of three). Events last one or two of the 18 frames. The static task
+is a scene seen by a shaking camera: frames that are equal to the pixel give the same tokens at every size.
 
 Time: about 4 minutes on one H100 for four arms and one seed.
 Expected (TR table: 67.3 against 65.5 at a third of the tokens a frame): pack3 better than pack1 by at least 10 points
@@ -30,7 +30,7 @@ import numpy as np
 from training_arms import Asked, Experiment, main
 
 from cpmv.train.config import Combination, ComposedConfig, TrainConfig, tiny_j3
-from cpmv.train.draw.document import Document
+from cpmv.train.draw.document import TRIANGLE, WEDGE, Document, Mark, Sheet
 
 if TYPE_CHECKING:
     from cpmv.evals.samples import Sample
@@ -40,7 +40,8 @@ FRAMES = 18  # of a clip, before it is sampled
 DENSEST = 6  # frames a package of the densest arm
 SIZES, SHARES = (1, 2, 3, 6), (0.2, 0.15, 0.3, 0.35)  # of the arm with random packages
 EVENTS = {"count_flashes": 2.0, "which_flashed": 1.5, "count_bounces": 2.2, "nth": 1.2, "order": 0.6}
-STILL = 0.25  # share of training clips in which nothing moves
+STILL = 0.25  # share of training clips in which nothing moves but the camera
+SHAKE = 0.035  # of the side: how far frames of a still scene are apart
 PICTURE = (112, 112)  # px of a frame: 64 patches
 
 
@@ -87,6 +88,18 @@ class Packed:
         )
 
 
+def moved(sheet: Sheet, dx: float, dy: float) -> Sheet:
+    """The sheet as a camera sees it that stands a little aside."""
+    num = {WEDGE: 2, TRIANGLE: 6}
+    marks = []
+    for mark in sheet.marks:
+        points = num.get(mark.kind, 4)
+        shifted = (place + (dx, dy)[i % 2] for i, place in enumerate(mark.places[:points]))
+        marks.append(Mark(mark.kind, (*shifted, *mark.places[points:]), mark.colour))
+    runs = [replace(run, x=run.x + dx, y=run.y + dy) for run in sheet.runs]
+    return Sheet(sheet.width, sheet.height, sheet.paper, marks, runs)
+
+
 def arm(size: int | None) -> Callable[[Makes], Makes]:
     return lambda maker: Packed(maker, size)
 
@@ -120,13 +133,20 @@ def draw(folder: Path, seed: int, count: int) -> None:
 
 
 def still(rng: random.Random) -> Sample:
-    """A scene that stays as it is, and a question about it."""
+    """A scene in which nothing moves, seen by a camera that shakes, and a question about it."""
+    from PIL.Image import Transform
+
     from cpmv.evals.draw.scenes import draw_scene
 
     kinds = ("colour_of", "shape_of", "exists", "count", "count_colour", "left_of", "above", "where_is")
     sample = draw_scene(rng, PICTURE, kinds=kinds, chinese=rng.random() < 0.25)
     step, start = rng.randint(1, 8), rng.randint(1, 300)
-    turn = replace(sample.turns[0], images=sample.turns[0].images * FRAMES)
+    image = sample.turns[0].images[0]
+    reach = SHAKE * min(PICTURE)
+    shifts = [(1, 0, rng.uniform(-reach, reach), 0, 1, rng.uniform(-reach, reach)) for _ in range(FRAMES)]
+    paper = image.getpixel((0, 0))
+    frames = [image.transform(image.size, Transform.AFFINE, shift, fillcolor=paper) for shift in shifts]
+    turn = replace(sample.turns[0], images=frames)
     return replace(sample, turns=[turn], groups=[[start + i * step] for i in range(FRAMES)])
 
 
