@@ -53,6 +53,13 @@ def test_every_choice_fits_the_card(gpu: cuda.Card, fmt: str, shape: str, rows: 
         assert not gated or choice.row_tiles == 2
 
 
+def test_one_row_of_nf4_is_launched_as_measured_the_fastest() -> None:
+    choice = cuda.choose("nf4", 64, 1, 1536, 4096, True, H200)
+    assert (choice.warps, choice.depth, choice.grid) == (8, 6, 3)
+    for fmt, rows, gpu in (("awq", 1, H200), ("nf4", 2, H200), ("nf4", 1, cuda.Card(108, 163 << 10, (8, 0)))):
+        assert cuda.choose(fmt, 128 if fmt == "awq" else 64, rows, 1536, 4096, True, gpu).warps == 16
+
+
 def test_kernels_compile_where_nvrtc_is_installed() -> None:
     try:
         nvrtc._nvrtc()
